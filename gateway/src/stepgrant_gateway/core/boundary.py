@@ -1,0 +1,139 @@
+"""What crosses the gateway's boundaries: requests of agents and resources, and the answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from stepgrant.errors import Denial
+from stepgrant.grant import Binding, Tier
+from stepgrant.intent import Json
+from stepgrant_gateway.core.delegation import Envelope
+
+
+class Outcome(Enum):
+    """How the agent, or the resource, says that something came out."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """Asks to open a task. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key."""
+
+    task_type: str
+    parameters: Mapping[str, Json]
+    purpose: str
+    instance_jkt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareStep:
+    """Asks for the grant of one step. `wanted_ttl` None = what policy gives."""
+
+    step_id: str
+    parent_step_id: str | None
+    tool: str
+    arguments: Mapping[str, Json]
+    purpose: str
+    wanted_ttl: timedelta | None
+    envelope: Envelope | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStep:
+    """Says how a step came out. `result_sha256`: 32 bytes or None."""
+
+    step_id: str
+    outcome: Outcome
+    result_sha256: bytes | None
+    error_class: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOffer:
+    """A tool that a task type could be permitted."""
+
+    tool: str
+    audience: str
+    binding: Binding
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOpened:
+    """The task is open; it ends at `expires_at` at the latest."""
+
+    task_id: str
+    expires_at: datetime
+    tools: tuple[ToolOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audienced:
+    """Where a grant may be shown, and how its holder proves possession there."""
+
+    id: str
+    binding: Binding
+
+
+@dataclass(frozen=True, slots=True)
+class StepGranted:
+    """The grant of a step, durable before this value exists. `uses` None = not limited."""
+
+    step_id: str
+    decision_id: str
+    token: str
+    grant_id: str
+    expires_at: datetime
+    step_expires_at: datetime
+    uses: int | None
+    tier: Tier
+    audience: Audienced
+    target: str
+    at: datetime
+    policies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepSettled:
+    """The step is over. `late`: it had ended before the report came."""
+
+    step_id: str
+    state: str
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnded:
+    """Pushed: the step ended against the agent's will. `state`: `expired` or `revoked`."""
+
+    step_id: str
+    state: str
+    code: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClosed:
+    """Pushed, or the answer to a close: the task is over."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Redeemed:
+    """The answer to a redemption. `code` is empty when accepted."""
+
+    accepted: bool
+    remaining_uses: int
+    code: str = ""
+    reason: str = ""
+
+
+Answer = StepGranted | Denial
+Pushed = StepEnded | TaskClosed

@@ -1,0 +1,174 @@
+"""What a boundary asks, what policy sees of it, and what policy answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from stepgrant.errors import DenialCode
+from stepgrant.grant import Binding, Tier
+from stepgrant.intent import Json
+from stepgrant_gateway.core.delegation import Envelope
+
+OPEN_ACTION: Final = "task.open"
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who verifies grants of some tools: `verifiers` are the SPIFFE IDs that may redeem and watch for it."""
+
+    id: str
+    binding: Binding
+    verifiers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool of the catalog. `digest`: SHA-256 over JCS of {effects, input_schema, name, target}, 32 bytes."""
+
+    name: str
+    digest: bytes
+    effects: frozenset[str]
+    tier: Tier
+    audience: Audience
+    target_template: str
+    labels: frozenset[str]
+
+    @property
+    def only_reads(self) -> bool:
+        """True if nothing changes and nothing leaves: such a grant may be used more than once."""
+        return self.effects == frozenset({"read"})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskType:
+    """A task type of the catalog. `memory_scope` is `instance`, `workload`, or None without `label_memory`."""
+
+    name: str
+    groups: frozenset[str]
+    max_age: timedelta
+    memory_window: timedelta | None = None
+    memory_scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A named budget: `per` is `task` or `workload`; `window` None = without end (task budgets end with the task)."""
+
+    name: str
+    per: str
+    window: timedelta | None
+    is_sum: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Validated task parameters. `values` hold normalised forms; `sensitive` names those stored only as keyed digests."""
+
+    values: Mapping[str, Json]
+    sensitive: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A validated call: everything that follows from tool, arguments and catalog.
+
+    `args_sha256`: 32 bytes over JCS of the arguments as sent (defaults not filled in). `tier`: the higher of tool's and
+    target's. `deltas`: what the call adds to each budget it counts for. `envelope`: what children may do, from `calls:`,
+    None = no children. `view` is policy's own form of args, parts and count; nobody else looks into it.
+    """
+
+    tool: Tool
+    arguments: Mapping[str, Json]
+    args_sha256: bytes
+    target: str
+    target_groups: frozenset[str]
+    tier: Tier
+    deltas: Mapping[str, Decimal]
+    envelope: Envelope | None
+    sensitive: frozenset[str]
+    view: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """What policy sees of a task (`principal` and `context.task`). `completed`: witnessed tools; `reported`: the agent's word."""
+
+    task_id: str
+    task_type: str
+    workload: str
+    parameters: Mapping[str, Json]
+    labels: frozenset[str] = frozenset()
+    completed: frozenset[str] = frozenset()
+    reported: frozenset[str] = frozenset()
+    denials: int = 0
+    age: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """What policy sees of the place of a step: `depth` 1 = directly in the task (0 for `task.open`)."""
+
+    depth: int = 0
+    parent_tool: str | None = None
+    chain: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One boundary. `call` None = `task.open`. `budget`: value of each named budget, this step included."""
+
+    task: TaskFacts
+    step: StepFacts
+    call: Call | None
+    budget: Mapping[str, Decimal]
+    peer_method: str
+    now: datetime
+    vouched_by: str = "agent"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPlace:
+    """A policy and where it stands, for the operator."""
+
+    policy_id: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class PermitTerms:
+    """A permit that is satisfied, and what its annotations grant at most."""
+
+    place: PolicyPlace
+    ttl: timedelta | None = None
+    uses: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """Policy allows; at least one permit."""
+
+    permits: tuple[PermitTerms, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Policy does not allow.
+
+    `reason` and `next` are safe to show to the agent; `places` and `errors` (texts of evaluation errors, each naming
+    policy, file and line) are for the operator only.
+    """
+
+    code: DenialCode
+    reason: str
+    next: str
+    argument: str = ""
+    places: tuple[PolicyPlace, ...] = ()
+    errors: tuple[str, ...] = field(default=())
+
+
+Verdict = Permitted | Refused

@@ -1,0 +1,52 @@
+"""Events: what the ledger says happened. State is a fold over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+EVENT_SCHEMA: Final = 1
+
+
+class EventType(Enum):
+    """Kinds of events. An unknown one stops a fold."""
+
+    GATEWAY_STARTED = "gateway.started"
+    GATEWAY_STOPPED = "gateway.stopped"
+    KEY_ACTIVATED = "key.activated"
+    POLICY_ACTIVATED = "policy.activated"
+    POLICY_REFUSED = "policy.refused"
+    TASK_OPENED = "task.opened"
+    TASK_DENIED = "task.denied"
+    TASK_CLOSED = "task.closed"
+    STEP_GRANTED = "step.granted"
+    STEP_RENEWED = "step.renewed"
+    STEP_DENIED = "step.denied"
+    STEP_ENDED = "step.ended"
+    STEP_LATE_OUTCOME = "step.late_outcome"
+    STEP_ATTESTED = "step.attested"
+    GRANT_REDEEMED = "grant.redeemed"
+    GRANT_REFUSED = "grant.refused"
+    LOCK_SET = "lock.set"
+    LOCK_LIFTED = "lock.lifted"
+    IDENTITY_DENIED = "identity.denied"
+    INSECURE_CHOICE = "insecure.choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. `data` is plain JSON (str, int, bool, None, list, dict; no floats) and goes into the chain as it is.
+
+    `input`, if any, is what was decided on. It is stored beside the chain, sealed; the chain holds only its salted
+    digest. In its members `arguments` and `parameters`, names listed in `sensitive` are replaced by keyed digests.
+    Tokens, keys and secrets belong in neither.
+    """
+
+    type: EventType
+    at: datetime
+    data: Mapping[str, Any]
+    input: Mapping[str, Any] | None = None
+    sensitive: frozenset[str] = field(default=frozenset())

@@ -1,0 +1,1 @@
+"""Peers of connections, and the dev trust domain."""

@@ -1,0 +1,1 @@
+"""The policy directory: catalog, schema, sets, index, evaluation, cases."""

@@ -1,0 +1,1 @@
+"""Stepgrant: just-in-time grants for the steps of AI agents."""

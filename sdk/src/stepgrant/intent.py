@@ -1,0 +1,199 @@
+"""Intents: strict JSON, its one canonical form (JCS, RFC 8785), and the digests that bind a grant to a call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, NoReturn, TypeAlias
+
+import rfc8785
+
+from stepgrant.errors import ArgumentsInvalidError
+
+Json: TypeAlias = "bool | str | Decimal | list[Json] | dict[str, Json] | None"
+"""A strictly parsed JSON value. Numbers are `Decimal` and keep the form they were written in."""
+
+MAX_ARGUMENTS_BYTES: Final = 64 * 1024
+MAX_PARAMETERS_BYTES: Final = 16 * 1024
+MAX_DEPTH: Final = 16
+"""Levels of arrays and objects: enough for any tool schema, far from the interpreter's recursion limit."""
+MAX_VALUES: Final = 4096
+"""Values in one document, containers and members included."""
+MAX_NUMBER_CHARACTERS: Final = 32
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+"""Largest integer that every JSON implementation reads the same (RFC 8259, section 6)."""
+
+_OUTSIDE_STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+
+def parse_object(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str = "arguments") -> dict[str, Json]:
+    """The JSON object that `text` is, read so that one value has one meaning.
+
+    Refused: more than `max_bytes` of UTF-8, more than MAX_DEPTH levels or MAX_VALUES values, duplicate names, lone
+    surrogates, NaN and infinities, numbers beyond 2^53-1, numbers other than the shortest decimal of their double.
+
+    Raises:
+        ArgumentsInvalidError: with what is wrong and how to mend it.
+    """
+    _refuse_large(text, max_bytes, what)
+    count = 0
+
+    def number(token: str) -> Decimal:
+        nonlocal count
+        count += 1
+        return _number(token, what)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal count
+        count += len(items) + 1
+        if count > MAX_VALUES:
+            raise ArgumentsInvalidError(f"{what} hold more than {MAX_VALUES} values", fix="send less at once")
+        result = dict(items)
+        if len(result) != len(items):
+            names = [name for name, _ in items]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ArgumentsInvalidError(f"{what} name {twice!r} twice", argument=twice[:128], fix="name it once")
+        return result
+
+    def constant(token: str) -> NoReturn:
+        raise ArgumentsInvalidError(f"{what} contain {token}", fix="JSON has no NaN and no infinity (RFC 8259)")
+
+    try:
+        value = json.loads(text, object_pairs_hook=pairs, parse_int=number, parse_float=number, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise ArgumentsInvalidError(
+            f"{what} are not JSON: {error.msg} at character {error.pos}", fix="send one JSON object"
+        ) from error
+    if not isinstance(value, dict):
+        raise ArgumentsInvalidError(f"{what} are not a JSON object", fix="send one JSON object")
+    _walk(value, what)
+    return value
+
+
+def parse_value(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str = "value") -> Json:
+    """The JSON value that `text` is, under the rules of `parse_object`."""
+    return parse_object('{"v":' + text + "}", max_bytes=max_bytes + 6, what=what)["v"]
+
+
+def from_python(value: object, path: str = "") -> Json:
+    """The strict JSON value of plain Python data: None, bool, str, int, float, Decimal, list, tuple, mapping.
+
+    A float becomes the shortest decimal of its double; nothing is rounded.
+
+    Raises:
+        ArgumentsInvalidError: a value that strict JSON cannot carry, with its path.
+    """
+    if value is None or isinstance(value, bool | str):
+        checked: Json = value
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise ArgumentsInvalidError(
+                f"{path or 'the value'} holds a lone surrogate", argument=path, fix="send UTF-8"
+            )
+        return checked
+    if isinstance(value, int | float | Decimal):
+        token = format(value, "f") if isinstance(value, Decimal) and value.is_finite() else repr(value)
+        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
+            token = str(value)
+        return _number(str(value) if isinstance(value, int) else token, path or "the value")
+    if isinstance(value, Mapping):
+        return {
+            _name(key, path): from_python(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [from_python(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    raise ArgumentsInvalidError(
+        f"{path or 'the value'} is a {type(value).__name__}, which JSON cannot carry",
+        argument=path,
+        fix="pass None, bool, int, float, Decimal, str, a list or a mapping",
+    )
+
+
+def canonical(value: Json) -> bytes:
+    """JCS (RFC 8785) of a strict value: equal values, equal bytes."""
+    return rfc8785.dumps(_plain(value))
+
+
+def digest(value: Json) -> bytes:
+    """SHA-256 over JCS: 32 bytes."""
+    return hashlib.sha256(canonical(value)).digest()
+
+
+def is_integer(value: Decimal) -> bool:
+    """True for a number written without fraction and exponent, which is what an integer of a schema must be."""
+    return value.as_tuple().exponent == 0
+
+
+def _refuse_large(text: str, max_bytes: int, what: str) -> None:
+    try:
+        size = len(text) if text.isascii() else len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise ArgumentsInvalidError(f"{what} hold a lone surrogate", fix="send UTF-8") from error
+    if size > max_bytes:
+        raise ArgumentsInvalidError(f"{what} take {size} bytes, more than {max_bytes}", fix="send less at once")
+    depth = 0
+    for character in _OUTSIDE_STRINGS.sub("", text):
+        if character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH + 1:
+                raise ArgumentsInvalidError(f"{what} nest deeper than {MAX_DEPTH} levels", fix="flatten them")
+        elif character in "]}":
+            depth -= 1
+
+
+def _number(token: str, what: str) -> Decimal:
+    if len(token) > MAX_NUMBER_CHARACTERS:
+        raise ArgumentsInvalidError(
+            f"{what}: a number of {len(token)} characters",
+            fix=f"at most {MAX_NUMBER_CHARACTERS}; round it, or send a string",
+        )
+    try:
+        value = Decimal(token)
+    except InvalidOperation as error:
+        raise ArgumentsInvalidError(f"{what}: {token} is not a number") from error
+    if not value.is_finite():
+        raise ArgumentsInvalidError(f"{what}: {token} is not finite", fix="JSON has no NaN and no infinity (RFC 8259)")
+    if abs(value) > MAX_SAFE_INTEGER:
+        raise ArgumentsInvalidError(f"{what}: {token} is beyond 2^53-1", fix="send it as a string")
+    shortest = Decimal(repr(float(value)))
+    if value != shortest:
+        raise ArgumentsInvalidError(
+            f"{what}: {token} is not what a double holds", fix=f"write {shortest.normalize():f}"
+        )
+    return value
+
+
+def _walk(value: Any, what: str) -> None:
+    pending, seen = [value], 0
+    while pending:
+        item = pending.pop()
+        seen += 1
+        if seen > MAX_VALUES:
+            raise ArgumentsInvalidError(f"{what} hold more than {MAX_VALUES} values", fix="send less at once")
+        if isinstance(item, str):
+            if not item.isascii() and _SURROGATE.search(item):
+                raise ArgumentsInvalidError(f"{what} hold a lone surrogate", fix="send UTF-8")
+        elif isinstance(item, dict):
+            pending.extend(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+
+
+def _name(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise ArgumentsInvalidError(f"{path or 'the value'} has a name that is not a string", argument=path)
+    return key
+
+
+def _plain(value: Json) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value

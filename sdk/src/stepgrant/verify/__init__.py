@@ -1,0 +1,1 @@
+"""Verifying grants at the resource."""
