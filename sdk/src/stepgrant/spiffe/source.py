@@ -1,0 +1,97 @@
+"""Where a process has its identity from: the port `IdentitySource`, and the snapshot that it hands out."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from stepgrant.errors import InvalidSvidError
+from stepgrant.spiffe.bundles import BundleSet
+from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.spiffe.x509 import verify_x509_svid
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySnapshot:
+    """An own X.509-SVID, its key and the bundles, as they were at one moment. Made by `take_snapshot` only.
+
+    `chain_der` is leaf first; `private_key_pem` is PKCS#8 without password and never in `repr`; `leaf_sha256` is 32 bytes.
+    """
+
+    spiffe_id: SpiffeId
+    chain_der: tuple[bytes, ...] = field(repr=False)
+    private_key_pem: bytes = field(repr=False)
+    bundles: BundleSet = field(repr=False)
+    not_before: datetime
+    not_after: datetime
+    leaf_sha256: bytes = field(repr=False)
+
+    @property
+    def chain_pem(self) -> bytes:
+        """The chain as PEM, leaf first."""
+        return b"".join(_pem(der) for der in self.chain_der)
+
+    @property
+    def trust_domain_pem(self) -> bytes:
+        """The authorities of the own trust domain as PEM: never empty, since the own SVID verified against them."""
+        bundle = self.bundles.get(self.spiffe_id.trust_domain)
+        return b"" if bundle is None else bundle.pem
+
+
+class IdentitySource(Protocol):
+    """Brings the own SVID and the bundles, and keeps them fresh."""
+
+    def current(self) -> IdentitySnapshot:
+        """The newest snapshot whose SVID verifies now.
+
+        Raises:
+            IdentityUnavailableError: there is none.
+        """
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Has `callback` called after each change, also when the identity is gone; call what is returned to end that.
+
+        The call comes from whichever thread noticed the change: `callback` returns at once and raises nothing
+        (asyncio: `loop.call_soon_threadsafe`).
+        """
+
+    def close(self) -> None:
+        """Ends it; afterwards `current` raises. Harmless when closed already."""
+
+
+def take_snapshot(
+    chain_der: tuple[bytes, ...], private_key_pem: bytes, bundles: BundleSet, now: datetime
+) -> IdentitySnapshot:
+    """The snapshot of these, once the SVID verifies against `bundles` and the key is the leaf's.
+
+    Raises:
+        InvalidSvidError: it does not, or the key is another one's.
+    """
+    if not chain_der:
+        raise InvalidSvidError("the own chain is empty")
+    svid = verify_x509_svid(chain_der[0], chain_der[1:], bundles, now)
+    try:
+        key = load_pem_private_key(private_key_pem, None)
+    except (ValueError, TypeError) as error:
+        raise InvalidSvidError(f"the private key of {svid.spiffe_id} is not PEM without password") from error
+    if key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != svid.public_key_spki:
+        raise InvalidSvidError(f"the private key is not that of the leaf of {svid.spiffe_id}: install them as a pair")
+    return IdentitySnapshot(
+        spiffe_id=svid.spiffe_id,
+        chain_der=chain_der,
+        private_key_pem=private_key_pem,
+        bundles=bundles,
+        not_before=svid.not_before,
+        not_after=svid.not_after,
+        leaf_sha256=svid.leaf_sha256,
+    )
+
+
+def _pem(der: bytes) -> bytes:
+    body = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
