@@ -24,6 +24,18 @@ class LedgerBrokenError(GatewayError):
     code = "ledger_broken"
 
 
+class LedgerUnusableError(GatewayError):
+    """A ledger that must not be opened: another process has it, another program or a newer version wrote it."""
+
+    code = "ledger_unusable"
+
+
+class EventInvalidError(GatewayError):
+    """An event or an input that cannot be stored as it is: a bug of the program that recorded it."""
+
+    code = "event_invalid"
+
+
 class ConfigError(GatewayError):
     """gateway.toml or dev.toml says something that cannot be, or leaves out what must be said."""
 

@@ -1,15 +1,34 @@
-"""The ledger's chain: what a record is, how its hash is made, and how a chain is verified."""
+"""The ledger's values: records, sealed inputs and data keys, and the one form in which an event is stored (design 7)."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, NoReturn
 
+from stepgrant.errors import ArgumentsInvalidError, InvalidIdError
 from stepgrant.ids import ulid_bytes
+from stepgrant.intent import MAX_SAFE_INTEGER, canonical, from_python
+from stepgrant_gateway.core.errors import EventInvalidError, LedgerBrokenError
+from stepgrant_gateway.core.events import EVENT_SCHEMA, Event, EventType
 
 LEDGER_TAG: Final = b"stepgrant.ledger.v1\0"
 GENESIS: Final = bytes(32)
+MAX_BODY_BYTES: Final = 64 * 1024
+"""Bytes of one event: what a `LedgerRecord` may carry."""
+MAX_INPUT_BYTES: Final = 256 * 1024
+"""Bytes of one canonical input: arguments and parameters at their own bounds, and room for the context."""
+MAX_DATA_DEPTH: Final = 16
+SALT_BYTES: Final = 32
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NAMES: Final = frozenset({"schema", "type", "at", "data"})
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_TYPES: Final = {kind.value: kind for kind in EventType}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +43,221 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedInput:
-    """The input of one event, encrypted. `salt` is 32 bytes; `key_id` names the daily data key."""
+class ChainHead:
+    """The end of one chain: sequence (0 = empty) and hash (32 bytes) of its last record."""
 
     instance_id: str
     sequence: int
-    salt: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SealedInput:
+    """The input of one event, encrypted, with its salt *inside*: whoever lacks the key cannot try guesses against the chain.
+
+    `key_id` names the daily data key, `nonce` is 12 bytes, `ciphertext` is AES-256-GCM over salt and canonical input.
+    """
+
+    instance_id: str
+    sequence: int
     key_id: str
     nonce: bytes
     ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key for one recipient: `recipient` is SHA-256 over its SubjectPublicKeyInfo, `ciphertext` HPKE (RFC 9180)."""
+
+    recipient: bytes
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A daily data key, wrapped to every recipient. Destroying it makes the inputs of its day unreadable for good."""
+
+    key_id: str
+    day: date
+    wrapped: tuple[WrappedKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What sealing an input gives: the digest for the chain (32 bytes), and what lies beside it (None = not kept)."""
+
+    digest: bytes
+    input: SealedInput | None = None
+    key: DataKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as it was read from a verified chain; its id is (instance, sequence). `input_sha256` None = had no input."""
+
+    instance_id: str
+    sequence: int
+    event: Event
+    input_sha256: bytes | None
 
 
 def record_hash(instance_id: str, sequence: int, previous_hash: bytes, body: bytes) -> bytes:
     """SHA-256(tag, instance (16 bytes), sequence (u64), previous hash (32 bytes), body): 32 bytes (design 7)."""
     head = LEDGER_TAG + ulid_bytes(instance_id) + sequence.to_bytes(8, "big") + previous_hash
     return hashlib.sha256(head + body).digest()
+
+
+def chained(head: ChainHead, body: bytes) -> Record:
+    """The record that follows `head`."""
+    sequence = head.sequence + 1
+    return Record(head.instance_id, sequence, head.hash, record_hash(head.instance_id, sequence, head.hash, body), body)
+
+
+def input_digest(salt: bytes, canonical_input: bytes) -> bytes:
+    """SHA-256(salt, canonical input): what the chain says of an input. The salt keeps guesses from being tried on it."""
+    if len(salt) != SALT_BYTES:
+        raise EventInvalidError(f"a salt of {len(salt)} bytes; an input takes {SALT_BYTES} fresh random ones")
+    return hashlib.sha256(salt + canonical_input).digest()
+
+
+def encode_event(event: Event, input_sha256: bytes | None) -> bytes:
+    """The bytes that are stored and hashed: JCS of {schema, type, at, data, input_sha256?}.
+
+    `at` is integer microseconds since the Unix epoch; `input_sha256` is 64 lower-case hexadecimal digits.
+
+    Raises:
+        EventInvalidError: `data` is not plain JSON without fractions, or the event takes more than MAX_BODY_BYTES.
+    """
+    document: dict[str, Any] = {
+        "schema": EVENT_SCHEMA,
+        "type": event.type.value,
+        "at": _microseconds(event),
+        "data": event.data,
+    }
+    if input_sha256 is not None:
+        document["input_sha256"] = input_sha256.hex()
+    body = _canonical_data(document, event)
+    if len(body) > MAX_BODY_BYTES:
+        raise EventInvalidError(f"{event.type.value} takes {len(body)} bytes, more than {MAX_BODY_BYTES}")
+    return body
+
+
+def decode_event(body: bytes) -> Event:
+    """The event that a stored body is, without its input.
+
+    Raises:
+        LedgerBrokenError: not one event of this schema; an unknown type or schema stops a fold rather than pass.
+    """
+    return decode_body(body)[0]
+
+
+def decode_body(body: bytes) -> tuple[Event, bytes | None]:
+    """The event and the digest of its input (32 bytes, None without input).
+
+    Raises:
+        LedgerBrokenError: as for `decode_event`.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise LedgerBrokenError(f"an event of {len(body)} bytes, more than {MAX_BODY_BYTES}")
+    try:
+        document = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_float=_never, parse_constant=_never)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise LedgerBrokenError("an event that is not JSON in UTF-8") from error
+    if not isinstance(document, dict) or document.keys() - {"input_sha256"} != _NAMES:
+        raise LedgerBrokenError("an event without exactly schema, type, at and data")
+    if type(document["schema"]) is not int or document["schema"] != EVENT_SCHEMA:
+        raise LedgerBrokenError(f"an event of schema {str(document['schema'])[:32]}; this version knows {EVENT_SCHEMA}")
+    kind = _TYPES.get(document["type"]) if isinstance(document["type"], str) else None
+    if kind is None:
+        raise LedgerBrokenError(f"an event of unknown type {str(document['type'])[:64]!r}; a newer version wrote it")
+    at, data = document["at"], document["data"]
+    if type(at) is not int or not 0 <= at <= MAX_SAFE_INTEGER or not isinstance(data, dict):
+        raise LedgerBrokenError(f"{kind.value} with `at` or `data` of the wrong type")
+    digest = None
+    if "input_sha256" in document:
+        text = document["input_sha256"]
+        if not isinstance(text, str) or len(text) != 64 or text.strip("0123456789abcdef"):
+            raise LedgerBrokenError(f"{kind.value} with an `input_sha256` that is not 64 hexadecimal digits")
+        digest = bytes.fromhex(text)
+    try:
+        return Event(kind, _EPOCH + at * _MICROSECOND, data), digest
+    except OverflowError:
+        raise LedgerBrokenError(f"{kind.value} with `at` beyond the year 9999") from None
+
+
+def canonical_input(value: Mapping[str, Any]) -> bytes:
+    """JCS of an input, at most MAX_INPUT_BYTES.
+
+    Raises:
+        EventInvalidError: it is not strict JSON, or larger.
+    """
+    try:
+        text = canonical(from_python(value))
+    except (ArgumentsInvalidError, ValueError, RecursionError) as error:
+        raise EventInvalidError("an input that is not strict JSON") from error
+    if len(text) > MAX_INPUT_BYTES:
+        raise EventInvalidError(f"an input takes {len(text)} bytes, more than {MAX_INPUT_BYTES}")
+    return text
+
+
+def is_instance(text: object) -> bool:
+    """True if this is the id of a gateway instance: a canonical ULID."""
+    try:
+        return isinstance(text, str) and len(ulid_bytes(text)) == 16
+    except InvalidIdError:
+        return False
+
+
+def _microseconds(event: Event) -> int:
+    if event.at.tzinfo is None:
+        raise EventInvalidError(f"{event.type.value} happened at a time without a zone")
+    return (event.at - _EPOCH) // _MICROSECOND
+
+
+def _canonical_data(document: Mapping[str, Any], event: Event) -> bytes:
+    """JCS. Without fractions and with ASCII names, which is all of our own events, the C encoder writes just that."""
+    try:
+        plain, ascii_names = _plain(document, MAX_DATA_DEPTH)
+        return _ENCODER.encode(plain).encode("utf-8") if ascii_names else canonical(from_python(plain))
+    except (ArgumentsInvalidError, ValueError) as error:
+        raise EventInvalidError(f"{event.type.value}: {error}") from error
+
+
+def _plain(value: Any, depth: int) -> tuple[Any, bool]:
+    kind = type(value)
+    if value is None or kind is bool or kind is str:
+        return value, True
+    if kind is int:
+        if abs(value) > MAX_SAFE_INTEGER:
+            raise ValueError("`data` holds an integer beyond 2^53-1")
+        return value, True
+    if depth == 0:
+        raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
+    ascii_names = True
+    if isinstance(value, Mapping):
+        members: dict[str, Any] = {}
+        for name, item in value.items():
+            if type(name) is not str:
+                raise ValueError("`data` has a name that is not a string")
+            members[name], below = _plain(item, depth - 1)
+            ascii_names = ascii_names and below and name.isascii()
+        return members, ascii_names
+    if isinstance(value, list | tuple):
+        items: list[Any] = []
+        for item in value:
+            plain, below = _plain(item, depth - 1)
+            items.append(plain)
+            ascii_names = ascii_names and below
+        return items, ascii_names
+    raise ValueError(f"`data` holds a {kind.__name__}")
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        raise ValueError("a name stands there twice")
+    return result
+
+
+def _never(token: str) -> NoReturn:
+    raise ValueError(f"{token[:32]} has no place in an event")

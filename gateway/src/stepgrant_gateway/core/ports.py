@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from stepgrant.errors import Denial
@@ -11,7 +11,8 @@ from stepgrant.grant import GrantClaims
 from stepgrant.intent import Json
 from stepgrant_gateway.core.decision import Audience, Budget, Call, Parameters, Question, TaskType, Tool, Verdict
 from stepgrant_gateway.core.events import Event
-from stepgrant_gateway.core.ledger import Record, SealedInput
+from stepgrant_gateway.core.ledger import ChainHead, DataKey, Record, Sealed, SealedInput
+from stepgrant_gateway.core.revocation import Checkpoint
 
 
 class Timer(Protocol):
@@ -100,23 +101,63 @@ class Minter(Protocol):
 
 
 class LedgerStore(Protocol):
-    """Durable storage of chained records and, beside them, of encrypted inputs."""
+    """Durable storage of chained records, and of encrypted inputs put beside them."""
 
-    def append(self, records: Sequence[Record], inputs: Sequence[SealedInput]) -> None:
-        """All or nothing, durable on return. Blocking; called from the writer's own thread only."""
+    def append(self, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey] = ()) -> None:
+        """All or nothing, durable on return. Blocking; called from the writer's own thread only.
 
-    def head(self) -> tuple[str, int, bytes] | None:
-        """Instance, sequence and hash of the newest record of all, or None; blocking."""
+        `records` are of one chain and follow its head. A data key that is there already is left as it is.
+
+        Raises:
+            LedgerBrokenError: the records do not follow the head; nothing was stored.
+            Exception: of any other kind: the outcome is unknown until `heads` says what is durable.
+        """
+
+    def heads(self) -> Sequence[ChainHead]:
+        """The head of every chain, in the order in which the chains began; what it says is durable. Blocking."""
 
     def read(self, instance_id: str, after: int, limit: int) -> Sequence[Record]:
-        """Records of one chain with a sequence above `after`, in order, at most `limit`; blocking."""
+        """Records of one chain with a sequence above `after`, in order, at most `limit`; blocking, from any thread."""
+
+
+class InputStore(Protocol):
+    """The encrypted inputs beside the chains, which have a retention of their own."""
+
+    def input_of(self, instance_id: str, sequence: int) -> tuple[SealedInput, DataKey] | None:
+        """The input of one event and the wrapped key to it, or None when there is none any more; blocking."""
+
+    def expire(self, before: date) -> int:
+        """Destroys data keys of days before `before`, and every input under them; their number. Breaks no chain."""
+
+
+class Sealer(Protocol):
+    """Seals the inputs of events."""
+
+    def seal(self, event: Event, instance_id: str, sequence: int) -> Sealed:
+        """The salted digest of `event.input`, and the input encrypted unless inputs are not kept.
+
+        Raises:
+            EventInvalidError: the input is not strict JSON, or too large.
+        """
 
 
 class Journal(Protocol):
     """Where the application records what happened. One order: the order of calls."""
 
     def record(self, *events: Event) -> Receipt:
-        """Puts events into one batch, in order, and returns at once. Never raises, never blocks."""
+        """Puts events into one batch, in order, and returns at once. Never raises, never blocks.
+
+        For what must be durable before it is used (grants, denials, openings). What cannot be recorded within the
+        journal's bound is dropped and the receipt fails; if it turns out later to have become durable after all, the
+        journal records the end of what was not delivered.
+        """
+
+    def record_end(self, *events: Event) -> Receipt:
+        """The same for what has already taken effect: a revocation, a lock, a report, a stream's end. Never dropped.
+
+        It is tried again, in order, until it can be recorded; until then nothing that was recorded after it becomes
+        durable, so that nothing new is minted. The receipt's failure says "in force, not yet recorded".
+        """
 
 
 class Receipt(Protocol):
@@ -126,8 +167,20 @@ class Receipt(Protocol):
         """Sequence of the last event of the batch, once it is durable.
 
         Raises:
-            UnrecordedError: it could not be recorded within the journal's bound; nothing of it will be.
+            UnrecordedError: it could not be recorded within the journal's bound. Of `record`: nothing of it counts.
+                Of `record_end`: it is still going to be recorded.
         """
 
     def done(self) -> bool:
         """True if it is durable already."""
+
+
+class LedgerHead(Protocol):
+    """How far this gateway's chain is durable: what heartbeats say."""
+
+    @property
+    def position(self) -> int:
+        """Sequence of the last durable event; 0 before the first."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The latest signed checkpoint, or None before the first. It never goes back."""
