@@ -64,6 +64,9 @@ class Catalog(Protocol):
     def prepare_task(self, task_type: str, parameters: Mapping[str, Json]) -> Parameters | Denial:
         """Validated parameters, or `arguments_invalid` with what is wrong."""
 
+    def blank_parameters(self, task_type: str) -> Parameters:
+        """Parameters of the right types that say nothing: empty texts and zeros, optional ones left out."""
+
     def prepare_call(self, tool: str, arguments: Mapping[str, Json]) -> Call | Denial:
         """The validated call, or `arguments_invalid` (`no_permit` if no target of the catalog matches)."""
 
@@ -78,6 +81,10 @@ class PolicySet(Protocol):
     @property
     def catalog(self) -> Catalog:
         """The catalog of the same directory."""
+
+    @property
+    def case_count(self) -> int:
+        """Golden cases that ran when it was loaded."""
 
     def tools_for(self, task_type: str) -> frozenset[str]:
         """Tools that some permit could allow to tasks of this type."""
