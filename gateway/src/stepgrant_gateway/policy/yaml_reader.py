@@ -37,7 +37,7 @@ class Value:
     def text(self, what: str) -> str:
         """The text that this is; not empty."""
         text: str = self._of(str, what)
-        return text if text else self.refuse(f"{what} is empty")
+        return text or self.refuse(f"{what} is empty")
 
     def boolean(self, what: str) -> bool:
         """The truth value that this is."""
@@ -120,8 +120,10 @@ def read_yaml(file: str, content: bytes) -> Value:
     except UnicodeDecodeError:
         raise refused(file, 0, "the file is not UTF-8") from None
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 0
-        raise refused(file, line, f"not YAML: {error.problem or error.context}") from None
+        mark = error.problem_mark
+        raise refused(
+            file, mark.line + 1 if mark is not None else 0, f"not YAML: {error.problem or error.context}"
+        ) from None
     except yaml.YAMLError:
         raise refused(file, 0, "not YAML: it holds characters that YAML does not have") from None
     if root is None:
