@@ -1,0 +1,65 @@
+"""`AgentGateway`: the agent's face of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from stepgrant.v1 import agent_pb2, agent_pb2_grpc
+from stepgrant_gateway.core.ports import Clock, Entropy
+from stepgrant_gateway.rpc.caller import current_caller
+from stepgrant_gateway.rpc.limits import NONCE_BYTES
+from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.status import CallLostError, abort
+from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskOpener, TaskStream
+
+
+class AgentService(agent_pb2_grpc.AgentGatewayServicer):
+    """Serves one task a stream. When the stream ends, however it does, its lease has ended before anything else."""
+
+    def __init__(self, tasks: TaskOpener, speaker: Speaker, live: LiveCalls, clock: Clock, entropy: Entropy) -> None:
+        self._tasks = tasks
+        self._speaker = speaker
+        self._live = live
+        self._clock = clock
+        self._entropy = entropy
+        self._listeners: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Opens no task any more."""
+        self._draining = True
+
+    async def PerformTask(  # type: ignore[override]  # noqa: N802 - gRPC's name; its reader-writer form of a stream
+        self,
+        request_iterator: object,  # noqa: ARG002 - the reader-writer form reads from the context
+        context: grpc.aio.ServicerContext[agent_pb2.AgentMessage, agent_pb2.GatewayMessage],
+    ) -> None:
+        """One stream of one agent, from challenge to end (agent.proto)."""
+        if self._draining:
+            await abort(context, CallLostError("draining", "this gateway stops and opens no tasks"))
+        caller = current_caller()
+        stream = TaskStream(caller, self._tasks, self._speaker, self._clock, self._entropy(NONCE_BYTES))
+        call = self._live.enter(caller, stream.lose)
+        stream.greet()
+        listener = self._listen(stream, context)
+        try:
+            while (message := await stream.outbox.next()) is not None:
+                await context.write(message)
+        except Exception as error:  # noqa: BLE001 - every failure gets its status, once the lease has ended
+            stream.end(STREAM_LOST, "the stream ended on an error")
+            await abort(context, error)
+        finally:
+            stream.end(STREAM_LOST, "the agent's stream ended")
+            call.leave()
+            if not stream.opening:
+                listener.cancel()
+
+    def _listen(self, stream: TaskStream, context: grpc.aio.ServicerContext[Any, Any]) -> asyncio.Task[None]:
+        """Reads beside the writing. Kept here, since a task that is being opened outlives a stream that is gone."""
+        listener = asyncio.get_running_loop().create_task(stream.listen(context.read))
+        self._listeners.add(listener)
+        listener.add_done_callback(self._listeners.discard)
+        return listener

@@ -1,0 +1,93 @@
+"""In front of every RPC: nobody gets past whose identity is not verified here and now (INV-11)."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from stepgrant.errors import InvalidInputError
+from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.rpc.caller import Caller, Evidence, set_caller
+from stepgrant_gateway.rpc.status import CallLostError, UnauthenticatedError, abort
+
+HEALTH_SERVICE: Final = "/grpc.health.v1.Health/"
+"""The one service that needs no more than the TLS handshake: it says whether the gateway is up, and nothing else."""
+
+_log = logging.getLogger(__name__)
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+_Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]]
+
+
+class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Verifies the peer of each call, and hands it on as `current_caller()`.
+
+    `verify` raises an InvalidInputError for a peer that is not verified; `stale` says why the gateway's own credentials
+    are too old to judge anybody by, or None. `denied` hears who was turned away, for the ledger.
+    """
+
+    def __init__(
+        self,
+        verify: Callable[[Evidence], Peer],
+        stale: Callable[[], str | None],
+        denied: Callable[[str, str], None],
+    ) -> None:
+        self._verify = verify
+        self._stale = stale
+        self._denied = denied
+
+    async def intercept_service(  # type: ignore[override]  # the stubs forget that None means "no such method"
+        self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> _Handler | None:
+        """The handler behind a check of its caller; None for a method that does not exist."""
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        if method.startswith(HEALTH_SERVICE):
+            return handler  # type: ignore[no-any-return]  # handlers are tuples of gRPC's own, untyped here
+        keys = {str(key).lower() for key, _ in handler_call_details.invocation_metadata or ()}
+        return self._guarded(handler, method, bearer="authorization" in keys)
+
+    def _guarded(self, handler: Any, method: str, *, bearer: bool) -> _Handler:
+        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
+            behaviour = getattr(handler, kind)
+            if behaviour is not None:
+                break
+        if not inspect.iscoroutinefunction(behaviour):
+            raise TypeError(f"{method} is not served by a coroutine, so nothing could guard it")
+
+        async def guarded(request: Any, context: _Context) -> Any:
+            try:
+                set_caller(self._admit(method, context, bearer=bearer))
+            except (UnauthenticatedError, CallLostError) as error:
+                await abort(context, error)
+            return await behaviour(request, context)
+
+        return handler._replace(**{kind: guarded})  # type: ignore[no-any-return]  # as above
+
+    def _admit(self, method: str, context: _Context, *, bearer: bool) -> Caller:
+        """Who calls. One identity per connection: the certificate's, and no bearer token beside it (design 3)."""
+        if bearer:
+            raise self._refusal(
+                method, "`authorization` metadata is not taken here: the client certificate says who calls"
+            )
+        reason = self._stale()
+        if reason is not None:
+            raise CallLostError("identity_unavailable", f"the gateway cannot judge identities now: {reason}")
+        evidence = dict(context.auth_context())
+        try:
+            peer = self._verify(evidence)
+        except InvalidInputError as error:
+            raise self._refusal(method, str(error)) from error
+        return Caller(peer, evidence)
+
+    def _refusal(self, method: str, reason: str) -> UnauthenticatedError:
+        _log.warning("Turned a caller of %s away: %s", method, reason)
+        self._denied(method, reason)
+        return UnauthenticatedError(reason)

@@ -1,0 +1,42 @@
+"""Bounds of the gRPC face: what is refused before it costs anything."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+"""One message: 64 KiB of arguments, an envelope, and room for escapes in both."""
+MAX_METADATA_BYTES: Final = 16 * 1024
+"""Metadata of one call. A grant takes at most 4 KiB; nothing that the gateway reads takes more."""
+MAX_STREAMS_PER_CONNECTION: Final = 16_384
+"""Streams that one connection may have open: an agent host with many tasks needs one connection only."""
+MAX_TEXT: Final = 1024
+"""Characters of a purpose or a reason."""
+MAX_ERROR_CLASS: Final = 256
+MAX_INSTANCE_KEY_BYTES: Final = 256
+SIGNATURE_BYTES: Final = 64
+DIGEST_BYTES: Final = 32
+NONCE_BYTES: Final = 32
+MAX_ID: Final = 2048
+"""Characters of a SPIFFE ID, an audience or a target."""
+MAX_TOOL: Final = 256
+MAX_ENVELOPE_TOOLS: Final = 32
+MAX_ENVELOPE_ARGUMENTS: Final = 64
+MAX_CONSTRAINT_BYTES: Final = 8 * 1024
+MAX_DECIMAL: Final = 32
+MAX_AUDIENCES: Final = 64
+MAX_WANTED_TTL: Final = timedelta(days=1)
+"""No tier gives more than a minute; a day keeps the arithmetic far from overflow."""
+MAX_WAITING: Final = 64
+"""Requests of one stream that wait for an answer; a further Declare or Renew is denied as `overloaded`."""
+MAX_IN_FLIGHT: Final = 256
+"""Requests of one stream that wait, reports included; one more ends the stream."""
+MAX_OUTBOX: Final = 1024
+"""Messages that wait for a slow agent; one more ends the stream."""
+MAX_LISTED_TASKS: Final = 10_000
+MAX_LISTED_FINDINGS: Final = 256
+OPEN_WITHIN: Final = timedelta(seconds=10)
+"""From Challenge to Open. An agent answers in a round trip; a stream without a task must not stay."""
+RETRY_AFTER: Final = timedelta(milliseconds=50)
+"""When an overloaded stream may try again: a few commits of the ledger later."""

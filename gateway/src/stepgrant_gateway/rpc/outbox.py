@@ -1,0 +1,65 @@
+"""What a stream is going to send: in order, bounded, and with an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from stepgrant.v1 import agent_pb2
+from stepgrant_gateway.rpc.limits import MAX_OUTBOX
+from stepgrant_gateway.rpc.status import OverloadedError
+
+
+class Outbox:
+    """Filled without waiting by whoever has something to say; emptied by the one writer of the stream."""
+
+    def __init__(self) -> None:
+        self._messages: deque[agent_pb2.GatewayMessage] = deque()
+        self._wake = asyncio.Event()
+        self._ended = False
+        self._failure: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing more is taken."""
+        return self._ended
+
+    def put(self, message: agent_pb2.GatewayMessage) -> None:
+        """Queues a message; nothing after the end. An agent that does not read loses its stream."""
+        if self._ended:
+            return
+        if len(self._messages) >= MAX_OUTBOX:
+            self._messages.clear()
+            self.fail(OverloadedError(f"{MAX_OUTBOX} messages wait for an agent that does not read"))
+            return
+        self._messages.append(message)
+        self._wake.set()
+
+    def finish(self, last: agent_pb2.GatewayMessage | None = None) -> None:
+        """Nothing comes after `last`. The first end stays."""
+        if last is not None:
+            self.put(last)
+        self._ended = True
+        self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the stream with an error, after what is queued already. The first end stays."""
+        if not self._ended:
+            self._failure = error
+            self._ended = True
+            self._wake.set()
+
+    async def next(self) -> agent_pb2.GatewayMessage | None:
+        """The next message, or None at the end.
+
+        Raises:
+            Exception: what the stream was failed with.
+        """
+        while not self._messages:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return self._messages.popleft()

@@ -1,0 +1,87 @@
+"""The one table from error codes to gRPC status codes, and how a call ends with one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final, NoReturn
+
+import grpc
+
+from stepgrant.errors import ProtocolError, StepgrantError
+from stepgrant_gateway.core.errors import GatewayError
+
+ERROR_CODE_KEY: Final = "stepgrant-error"
+"""Trailing metadata key that carries the stable error code."""
+
+STATUS: Final[Mapping[str, grpc.StatusCode]] = {
+    "protocol_error": grpc.StatusCode.INVALID_ARGUMENT,
+    "invalid_input": grpc.StatusCode.INVALID_ARGUMENT,
+    "invalid_id": grpc.StatusCode.INVALID_ARGUMENT,
+    "arguments_invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "step_exists": grpc.StatusCode.ALREADY_EXISTS,
+    "task_closed": grpc.StatusCode.FAILED_PRECONDITION,
+    "invalid_svid": grpc.StatusCode.UNAUTHENTICATED,
+    "invalid_bundle": grpc.StatusCode.UNAUTHENTICATED,
+    "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
+    "identity_expired": grpc.StatusCode.UNAUTHENTICATED,
+    "identity_lost": grpc.StatusCode.UNAUTHENTICATED,
+    "identity_unavailable": grpc.StatusCode.UNAVAILABLE,
+    "unrecorded": grpc.StatusCode.UNAVAILABLE,
+    "draining": grpc.StatusCode.UNAVAILABLE,
+    "not_allowed": grpc.StatusCode.PERMISSION_DENIED,
+    "not_found": grpc.StatusCode.NOT_FOUND,
+    "open_late": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "subscription_lost": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ledger_broken": grpc.StatusCode.DATA_LOSS,
+}
+"""By stable error code. What is not here is INTERNAL, and its text stays in the gateway's log."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnauthenticatedError(GatewayError):
+    """The caller has not proven who it is on this connection."""
+
+    code = "unauthenticated"
+
+
+class OverloadedError(GatewayError):
+    """More at once than the bounds of the stream allow."""
+
+    code = "overloaded"
+
+
+class OpenLateError(ProtocolError):
+    """The first message did not come in time."""
+
+    code: ClassVar[str] = "open_late"
+
+
+class CallLostError(GatewayError):
+    """The call cannot go on; `code` says why: `identity_expired`, `identity_lost` or `draining`."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.lost = code
+
+
+def status_of(error: BaseException) -> tuple[grpc.StatusCode, str, str]:
+    """The gRPC status, the text that is safe to show to the peer, and the stable code of an error."""
+    if isinstance(error, CallLostError):
+        return STATUS[error.lost], str(error), error.lost
+    if isinstance(error, StepgrantError | GatewayError):
+        status = STATUS.get(error.code)
+        if status is not None:
+            return status, f"{error.code}: {error}", error.code
+    return grpc.StatusCode.INTERNAL, "internal: the gateway failed; its log says more", "internal"
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
+    """Ends the call with the status of `error`. What has no row in the table is logged with its traceback."""
+    status, text, code = status_of(error)
+    if status is grpc.StatusCode.INTERNAL:
+        _log.error("A call failed.", exc_info=error)
+    await context.abort(status, text, ((ERROR_CODE_KEY, code),))
+    raise AssertionError("abort raises")  # pragma: no cover - grpc.aio's abort always raises

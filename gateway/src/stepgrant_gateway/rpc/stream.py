@@ -1,0 +1,304 @@
+"""One stream of one agent: one task, and the lease on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
+
+from stepgrant._wire_strict import refuse_unknown
+from stepgrant.dpop import open_message, verify_open_proof
+from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, InvalidInputError, ProtocolError
+from stepgrant.grant import PROTOCOL_REVISION
+from stepgrant.v1 import agent_pb2
+from stepgrant_gateway.core.boundary import (
+    DeclareStep,
+    OpenTask,
+    Outcome,
+    Pushed,
+    ReportStep,
+    StepGranted,
+    StepSettled,
+    TaskClosed,
+    TaskOpened,
+)
+from stepgrant_gateway.core.ports import Clock, Timer
+from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.rpc import wire
+from stepgrant_gateway.rpc.caller import Caller
+from stepgrant_gateway.rpc.limits import (
+    MAX_IN_FLIGHT,
+    MAX_INSTANCE_KEY_BYTES,
+    MAX_TEXT,
+    MAX_WAITING,
+    OPEN_WITHIN,
+    RETRY_AFTER,
+    SIGNATURE_BYTES,
+)
+from stepgrant_gateway.rpc.outbox import Outbox
+from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError, UnauthenticatedError
+
+STREAM_LOST: Final = "stream_lost"
+"""The code that an ended stream ends its task with."""
+
+Read = Callable[[], Awaitable[Any]]
+"""The next AgentMessage, or `grpc.aio.EOF`."""
+
+
+class Lease(Protocol):
+    """The task of a stream, as the application hands it out (`app.lifecycle.TaskLease`)."""
+
+    @property
+    def opened(self) -> TaskOpened:
+        """What the agent is told first."""
+
+    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
+        """Decides on a step."""
+
+    async def report(self, request: ReportStep) -> StepSettled:
+        """Ends a step as the agent says."""
+
+    async def renew(self, step_id: str) -> StepGranted | Denial:
+        """Decides on a step anew."""
+
+    async def close(self, outcome: Outcome) -> TaskClosed:
+        """Ends the task."""
+
+    def lost(self, code: str, reason: str) -> None:
+        """The stream is gone: everything ends now. Harmless after the end."""
+
+
+class TaskOpener(Protocol):
+    """What opens tasks (`app.lifecycle.Tasks`)."""
+
+    async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> Lease | Denial:
+        """Decides on opening a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who speaks for the gateway: its SPIFFE ID, its instance, and the bounds it tells agents."""
+
+    gateway_id: str
+    instance_id: str
+    limits: agent_pb2.Limits
+
+
+class TaskStream:
+    """Reads the agent's messages in order, lets the application handle them at once, and queues the answers."""
+
+    def __init__(self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes) -> None:
+        self.outbox = Outbox()
+        self._caller = caller
+        self._tasks = tasks
+        self._speaker = speaker
+        self._clock = clock
+        self._nonce = nonce
+        self.opening = False
+        self._lease: Lease | None = None
+        self._over: tuple[str, str] | None = None
+        self._late: Timer | None = None
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+
+    def greet(self) -> None:
+        """Says the challenge, and starts the time that the agent has for its answer."""
+        challenge = agent_pb2.Challenge(
+            nonce=self._nonce, gateway_id=self._speaker.gateway_id, revision=PROTOCOL_REVISION
+        )
+        self.outbox.put(agent_pb2.GatewayMessage(challenge=challenge))
+        late = OpenLateError(f"no Open within {OPEN_WITHIN.total_seconds():.0f} s of the Challenge")
+        self._late = self._clock.call_at(self._clock.monotonic() + OPEN_WITHIN, lambda: self.outbox.fail(late))
+
+    async def listen(self, read: Read) -> None:
+        """Everything the agent says, until it says no more. Never raises: an error ends the outbox."""
+        try:
+            if await self._open(read):
+                await self._serve(read)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must end the stream and the lease
+            self.outbox.fail(error)
+            self.end(STREAM_LOST, "the gateway ended the stream on an error")
+        finally:
+            self._no_longer_late()
+
+    def lose(self, code: str, reason: str) -> None:
+        """The stream must end now, and the agent is told why."""
+        self.end(code, reason)
+        self.outbox.finish(agent_pb2.GatewayMessage(closed=agent_pb2.Closed(code=code, reason=reason[:MAX_TEXT])))
+
+    def end(self, code: str, reason: str) -> None:
+        """Ends the lease at once; harmless twice. A task that is being opened ends as soon as it is open."""
+        self._no_longer_late()
+        if self._over is None:
+            self._over = (code, reason)
+            if self._lease is not None:
+                self._lease.lost(code, reason)
+
+    async def _open(self, read: Read) -> bool:
+        message = await read()
+        self._no_longer_late()
+        if message is EOF:
+            self.outbox.finish()
+            return False
+        _expect(message, 1)
+        if message.WhichOneof("message") != "open":
+            raise ProtocolError("the first message must be Open")
+        try:
+            request = self._opening(message.open)
+        except ArgumentsInvalidError as error:
+            self._last(agent_pb2.GatewayMessage(reply_to=1, denied=wire.denied(_invalid(error))))
+            return False
+        self.opening = True
+        try:
+            lease = await self._tasks.open(self._caller.peer, request, self._push)
+        finally:
+            self.opening = False
+        if isinstance(lease, Denial):
+            self._last(agent_pb2.GatewayMessage(reply_to=1, denied=wire.denied(lease)))
+            return False
+        self._lease = lease
+        if self._over is not None:
+            lease.lost(*self._over)
+            return False
+        opened = wire.opened(lease.opened, self._speaker.instance_id, self._speaker.limits)
+        self.outbox.put(agent_pb2.GatewayMessage(reply_to=1, opened=opened))
+        return True
+
+    def _opening(self, message: agent_pb2.Open) -> OpenTask:
+        """What is asked, with the instance key proven for this stream, this gateway and this certificate (design 3)."""
+        if message.revision != PROTOCOL_REVISION:
+            raise ProtocolError(
+                f"the agent speaks revision {message.revision}, this gateway {PROTOCOL_REVISION}: use matching versions"
+            )
+        if len(message.instance_key) > MAX_INSTANCE_KEY_BYTES or len(message.signature) != SIGNATURE_BYTES:
+            raise ProtocolError("Open.instance_key or Open.signature is not of its size")
+        task_type = wire.bounded(message.task_type, 128, "Open.task_type", least=1)
+        purpose = wire.bounded(message.purpose, MAX_TEXT, "Open.purpose")
+        signed = open_message(self._speaker.gateway_id, self._nonce, self._caller.peer.certificate_sha256)
+        try:
+            thumbprint = verify_open_proof(message.instance_key, message.signature, signed)
+        except InvalidInputError as error:
+            raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
+        return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint)
+
+    async def _serve(self, read: Read) -> None:
+        expected = 2
+        while not self.outbox.ended:
+            message = await read()
+            if message is EOF:
+                self.end(STREAM_LOST, "the agent's stream ended")
+                self.outbox.finish()
+                return
+            _expect(message, expected)
+            if message.WhichOneof("message") == "close":
+                await self._close(expected, message.close)
+                return
+            self._start(expected, message)
+            expected += 1
+
+    def _start(self, number: int, message: agent_pb2.AgentMessage) -> None:
+        """Lets a request be handled while the next ones are read: a Declare that waits for the disk blocks no Report."""
+        if len(self._handlers) >= MAX_IN_FLIGHT:
+            raise OverloadedError(f"more than {MAX_IN_FLIGHT} requests of this stream are in flight")
+        lease = self._leased()
+        match message.WhichOneof("message"):
+            case "declare":
+                self._spawn(self._declare(lease, number, message.declare), waits=True)
+            case "renew":
+                self._spawn(self._renew(lease, number, message.renew), waits=True)
+            case "report":
+                self._spawn(self._report(lease, number, message.report), waits=False)
+            case _:
+                raise ProtocolError("a stream opens one task, and it is open")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
+        task = asyncio.get_running_loop().create_task(self._handle(work))
+        self._handlers.add(task)
+        self._waiting += waits
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._handlers.discard(task)
+            self._waiting -= waits
+
+        task.add_done_callback(done)
+
+    async def _handle(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - as in listen
+            self.outbox.fail(error)
+            self.end(STREAM_LOST, "the gateway ended the stream on an error")
+
+    async def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
+        try:
+            request = wire.declare_of(message)
+        except ArgumentsInvalidError as error:
+            self._answer(number, _invalid(error, message.step_id))
+            return
+        busy = self._busy(request.step_id)
+        self._answer(number, busy or await lease.declare(request))
+
+    async def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
+        step_id = wire.ulid_field(message.step_id, "Renew.step_id")
+        busy = self._busy(step_id)
+        self._answer(number, busy or await lease.renew(step_id))
+
+    async def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
+        settled = await lease.report(wire.report_of(message))
+        self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, settled=wire.settled(settled)))
+
+    async def _close(self, number: int, message: agent_pb2.Close) -> None:
+        closed = await self._leased().close(wire.outcome_field(message.outcome, "Close.outcome"))
+        self._over = self._over or ("closed", "")
+        if self._handlers:
+            await asyncio.wait(self._handlers)
+        self._last(agent_pb2.GatewayMessage(reply_to=number, closed=wire.closed(closed)))
+
+    def _answer(self, number: int, answer: StepGranted | Denial) -> None:
+        if isinstance(answer, Denial):
+            self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, denied=wire.denied(answer)))
+        else:
+            self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, granted=wire.granted(answer)))
+
+    def _push(self, value: Pushed) -> None:
+        """The application ended a step, or the task: the latter is the last that the stream says."""
+        message = wire.pushed(value)
+        if isinstance(value, TaskClosed):
+            self._over = self._over or (value.code, value.reason)
+            self._last(message)
+        else:
+            self.outbox.put(message)
+
+    def _last(self, message: agent_pb2.GatewayMessage) -> None:
+        self.outbox.finish(message)
+
+    def _busy(self, step_id: str) -> Denial | None:
+        if self._waiting <= MAX_WAITING:
+            return None
+        reason = f"more than {MAX_WAITING} requests of this task wait for an answer"
+        return Denial(
+            DenialCode.OVERLOADED, reason, "wait for answers, then ask again", step_id=step_id, retry_after=RETRY_AFTER
+        )
+
+    def _leased(self) -> Lease:
+        if self._lease is None:
+            raise ProtocolError("no task is open on this stream")
+        return self._lease
+
+    def _no_longer_late(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _expect(message: agent_pb2.AgentMessage, number: int) -> None:
+    refuse_unknown(message)
+    if message.request != number:
+        raise ProtocolError(f"request {message.request} came where {number} must: requests are numbered without a gap")
+
+
+def _invalid(error: ArgumentsInvalidError, step_id: str = "") -> Denial:
+    return Denial(DenialCode.ARGUMENTS_INVALID, error.reason, error.fix, argument=error.argument, step_id=step_id)
