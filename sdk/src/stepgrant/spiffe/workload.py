@@ -1,0 +1,171 @@
+"""An identity from the SPIFFE Workload API. py-spiffe carries the bytes; what they are worth is verified here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from stepgrant.errors import IdentityUnavailableError
+from stepgrant.spiffe.bundles import BundleSet, X509Bundle
+from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
+from stepgrant.spiffe.subscribers import Subscribers
+
+if TYPE_CHECKING:
+    from spiffe.workloadapi.x509_context import X509Context
+
+FIRST_BACKOFF: Final = timedelta(milliseconds=100)
+MAX_BACKOFF: Final = timedelta(seconds=5)
+PATIENCE: Final = timedelta(seconds=5)
+"""How long the first `current` waits for the first answer."""
+
+_log = logging.getLogger(__name__)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class WorkloadApiSource:
+    """An `IdentitySource` over the Workload API at `socket` (`unix:/path`, as in `SPIFFE_ENDPOINT_SOCKET`).
+
+    One thread of its own keeps one stream open and opens it again whenever it ends, with a back-off from `FIRST_BACKOFF`
+    to `MAX_BACKOFF`. Each update is the whole state (Workload API, section 5.2.1): one that does not verify, or
+    `PermissionDenied`, takes the identity away; a lost connection does not. The first SVID of an update is ours.
+    """
+
+    def __init__(
+        self,
+        socket: str,
+        *,
+        now: Callable[[], datetime] = _utc_now,
+        patience: timedelta = PATIENCE,
+        first_backoff: timedelta = FIRST_BACKOFF,
+    ) -> None:
+        self._socket = socket
+        self._now = now
+        self._patience = patience
+        self._first_backoff = first_backoff
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._subscribers = Subscribers()
+        self._snapshot: IdentitySnapshot | None = None
+        self._why = "the Workload API has not answered yet"
+        self._thread = threading.Thread(target=self._supervise, name="stepgrant-workload-api", daemon=True)
+        self._thread.start()
+
+    def current(self) -> IdentitySnapshot:
+        """The newest snapshot whose SVID is valid now. Blocks, at most for `patience`, only before the first answer.
+
+        Raises:
+            IdentityUnavailableError: there is none; the text says what the Workload API at which socket said.
+        """
+        self._answered.wait(self._patience.total_seconds())
+        with self._lock:
+            snapshot, why = self._snapshot, self._why
+        if snapshot is None:
+            raise IdentityUnavailableError(f"no identity from {self._socket}: {why}")
+        if self._now() > snapshot.not_after:
+            raise IdentityUnavailableError(
+                f"the SVID of {snapshot.spiffe_id} from {self._socket} expired at {snapshot.not_after:%FT%TZ}: {why}"
+            )
+        return snapshot
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Calls `callback` after each change, in a thread of this source; see `IdentitySource`."""
+        return self._subscribers.add(callback)
+
+    def close(self) -> None:
+        """Ends the stream and the thread; afterwards `current` raises."""
+        self._closed.set()
+        self._wake.set()
+        self._thread.join(timeout=5)
+        with self._lock:
+            self._snapshot, self._why = None, "the identity source is closed"
+        self._answered.set()
+
+    def _supervise(self) -> None:
+        backoff = self._first_backoff
+        while not self._closed.is_set():
+            self._wake.clear()
+            started_with = self._snapshot
+            self._stream()
+            if self._snapshot is not None and self._snapshot is not started_with:
+                backoff = self._first_backoff
+            # An update that came while this waits is none: the stream is over. Only `close` ends the wait early.
+            self._closed.wait(backoff.total_seconds())
+            backoff = min(backoff * 2, MAX_BACKOFF)
+
+    def _stream(self) -> None:
+        """One stream, from its opening to its end, whatever ends it."""
+        from spiffe import WorkloadApiClient
+
+        try:
+            client = WorkloadApiClient(self._socket)
+        except Exception as error:  # noqa: BLE001 - py-spiffe names no common root; each means: not there now
+            self._failed(error)
+            return
+        try:
+            handler = client.stream_x509_contexts(self._update, self._failed, retry_connect=False)
+            self._wake.wait()
+            handler.cancel()
+        finally:
+            client.close()
+
+    def _update(self, context: X509Context) -> None:
+        if self._closed.is_set():
+            return
+        try:
+            snapshot = self._verified(context)
+        except Exception as error:  # noqa: BLE001 - an update that cannot be used, for whatever reason, is the state now
+            self._gone(f"its update cannot be used: {error}")
+            return
+        with self._lock:
+            changed = self._snapshot != snapshot
+            self._snapshot, self._why = snapshot, "connected"
+        self._answered.set()
+        if changed:
+            _log.info("SVID of %s, valid until %s", snapshot.spiffe_id, snapshot.not_after)
+            self._subscribers.notify()
+
+    def _verified(self, context: X509Context) -> IdentitySnapshot:
+        svid = context.default_svid
+        chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in svid.cert_chain)
+        key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        bundles = tuple(
+            X509Bundle(
+                bundle.trust_domain.name,
+                tuple(sorted(authority.public_bytes(Encoding.DER) for authority in bundle.x509_authorities)),
+            )
+            for bundle in sorted(context.x509_bundle_set.bundles, key=lambda one: one.trust_domain.name)
+        )
+        return take_snapshot(chain, key, BundleSet(bundles), self._now())
+
+    def _failed(self, error: Exception) -> None:
+        if self._closed.is_set():
+            return
+        # py-spiffe hands on the status only as text.
+        if "PERMISSION_DENIED" in str(error):
+            self._gone("PermissionDenied: no identity is registered for this workload")
+        else:
+            with self._lock:
+                self._why = str(error)
+            _log.warning("the Workload API at %s is lost: %s", self._socket, error)
+            if self._snapshot is not None:
+                self._answered.set()
+        self._wake.set()
+
+    def _gone(self, why: str) -> None:
+        with self._lock:
+            had = self._snapshot is not None
+            self._snapshot, self._why = None, why
+        self._answered.set()
+        _log.warning("no identity from the Workload API at %s: %s", self._socket, why)
+        if had:
+            self._subscribers.notify()
