@@ -7,38 +7,62 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+StepKey = tuple[str, str]
+"""(task id, step id)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one step adds to one budget."""
 
     at: datetime
-    step: tuple[str, str]
+    step: StepKey
     amount: Decimal
 
 
 @dataclass(slots=True)
 class Book:
-    """The entries of one budget under one key, oldest first, and their exact sum."""
+    """One budget under one key: its exact sum, and what is needed to take a part of it back.
+
+    With a window, entries are kept until they leave it; without one, only the sum is.
+    """
 
     window: timedelta | None
-    entries: deque[Entry] = field(default_factory=deque)
     total: Decimal = Decimal(0)
+    _entries: deque[Entry] = field(default_factory=deque)
+    _live: dict[StepKey, Decimal] = field(default_factory=dict)
 
-    def spent(self, now: datetime, without: tuple[str, str]) -> Decimal:
-        """The sum of the entries inside the window, but for those of the step `without`."""
-        if self.window is not None:
-            while self.entries and self.entries[0].at <= now - self.window:
-                self.total -= self.entries.popleft().amount
-        return self.total - sum((entry.amount for entry in self.entries if entry.step == without), Decimal(0))
+    def spent(self, now: datetime, without: StepKey) -> Decimal:
+        """The sum inside the window, but for what the live step `without` has reserved itself."""
+        self._prune(now)
+        return self.total - self._live.get(without, Decimal(0))
 
     def reserve(self, entry: Entry) -> None:
-        """Counts the entry from now on."""
-        self.entries.append(entry)
+        """Counts the entry from now on; until `settle` it can be given back."""
         self.total += entry.amount
+        self._live[entry.step] = self._live.get(entry.step, Decimal(0)) + entry.amount
+        if self.window is not None:
+            self._entries.append(entry)
 
-    def give_back(self, step: tuple[str, str]) -> None:
+    def give_back(self, step: StepKey) -> None:
         """Forgets what the step had reserved: its grant was never delivered."""
-        kept = deque(entry for entry in self.entries if entry.step != step)
-        self.total -= sum((entry.amount for entry in self.entries if entry.step == step), Decimal(0))
-        self.entries = kept
+        self.total -= self._live.pop(step, Decimal(0))
+        self._entries = deque(entry for entry in self._entries if entry.step != step)
+
+    def settle(self, step: StepKey) -> None:
+        """The step has ended: what it reserved stays spent."""
+        self._live.pop(step, None)
+
+    def is_empty(self, now: datetime) -> bool:
+        """True if a new book would say the same."""
+        self._prune(now)
+        return not self._live and not self._entries and (self.window is not None or self.total == 0)
+
+    def _prune(self, now: datetime) -> None:
+        if self.window is None:
+            return
+        while self._entries and self._entries[0].at <= now - self.window:
+            entry = self._entries.popleft()
+            self.total -= entry.amount
+            if entry.step in self._live:
+                self._live[entry.step] -= entry.amount

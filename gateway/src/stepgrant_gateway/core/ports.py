@@ -191,3 +191,14 @@ class LedgerHead(Protocol):
 
     def checkpoint(self) -> Checkpoint | None:
         """The latest signed checkpoint, or None before the first. It never goes back."""
+
+
+class PolicySource(Protocol):
+    """Where policy sets come from."""
+
+    def load(self) -> PolicySet:
+        """The directory as it is now, checked whole, its golden cases run; blocking.
+
+        Raises:
+            PolicyRefusedError: with everything that is wrong.
+        """

@@ -1,0 +1,196 @@
+"""The feed: what every subscribed resource must know, pushed at once; a slow reader is cut off, never skipped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from stepgrant.grant import LEEWAY
+from stepgrant.ids import ULID_RANDOM_BYTES, ulid
+from stepgrant_gateway.app.state import State
+from stepgrant_gateway.core.errors import GatewayError, NotAllowedError
+from stepgrant_gateway.core.ports import Clock, Entropy, LedgerHead
+from stepgrant_gateway.core.revocation import (
+    AnnouncedKey,
+    CatalogSlice,
+    FeedEvent,
+    FeedItem,
+    Heartbeat,
+    LiftedLock,
+    Lock,
+    RevokedGrant,
+    Snapshot,
+    ToolSlice,
+)
+
+MAX_BACKLOG: Final = 10_000
+"""Events that wait for one reader; with more it is cut off and has to resync."""
+MAX_SUBSCRIPTIONS: Final = 1024
+
+
+class SubscriptionLostError(GatewayError):
+    """The subscription has ended: its reader was too slow, or an audience is not the caller's any more."""
+
+    code = "subscription_lost"
+
+
+class Subscription:
+    """One resource's view of the feed: iterate for its events; `close` when the reader has gone."""
+
+    def __init__(self, caller: str, audiences: frozenset[str], epoch: str, snapshot: Snapshot) -> None:
+        self.caller = caller
+        self.audiences = audiences
+        self._epoch = epoch
+        self._position = 0
+        self._waiting: deque[FeedEvent] = deque()
+        self._arrived = asyncio.Event()
+        self._lost: str | None = None
+        self._closed = False
+        self.put(snapshot)
+
+    def put(self, item: FeedItem) -> None:
+        """Queues an item that is this subscription's business."""
+        if isinstance(item, RevokedGrant | CatalogSlice) and item.audience not in self.audiences:
+            return
+        if len(self._waiting) >= MAX_BACKLOG:
+            self.lose("the reader is too slow")
+            return
+        self._position += 1
+        self._waiting.append(FeedEvent(self._epoch, self._position, self._position - 1, item))
+        self._arrived.set()
+
+    def lose(self, why: str) -> None:
+        """Ends the subscription; what waits is not delivered."""
+        self._lost = why
+        self._waiting.clear()
+        self._arrived.set()
+
+    def close(self) -> None:
+        """The reader has gone."""
+        self._closed = True
+        self._arrived.set()
+
+    @property
+    def over(self) -> bool:
+        """True if nothing will be delivered any more."""
+        return self._closed or self._lost is not None
+
+    async def __aiter__(self) -> AsyncIterator[FeedEvent]:
+        """The events, snapshot first.
+
+        Raises:
+            SubscriptionLostError: the reader has to subscribe anew.
+        """
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            if self._lost is not None:
+                raise SubscriptionLostError(f"subscribe again: {self._lost}")
+            if self._closed:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+class Feed:
+    """What is to be known now, and who is told of changes."""
+
+    def __init__(self, *, state: State, clock: Clock, entropy: Entropy, instance_id: str, head: LedgerHead) -> None:
+        self._state = state
+        self._clock = clock
+        self._entropy = entropy
+        self._instance_id = instance_id
+        self._head = head
+        self._keys: dict[str, AnnouncedKey] = {}
+        self._revoked: dict[str, RevokedGrant] = {}
+        self._subscriptions: list[Subscription] = []
+
+    def subscribe(self, caller: str, audiences: Sequence[str]) -> Subscription:
+        """A subscription to audiences, each of which the catalog gives to the caller.
+
+        Raises:
+            NotAllowedError: one is not the caller's, or there are too many subscriptions.
+        """
+        for audience in audiences:
+            self.require_verifier(caller, audience)
+        self._subscriptions = [subscription for subscription in self._subscriptions if not subscription.over]
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise NotAllowedError(f"{MAX_SUBSCRIPTIONS} resources watch already")
+        epoch = ulid(self._clock.now(), self._entropy(ULID_RANDOM_BYTES))
+        subscription = Subscription(caller, frozenset(audiences), epoch, self._snapshot(frozenset(audiences)))
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def require_verifier(self, caller: str, audience: str) -> None:
+        """Nothing, if the catalog gives the audience to the caller.
+
+        Raises:
+            NotAllowedError: it does not, or there is no such audience; the caller cannot tell which.
+        """
+        known = self._state.policy.catalog.audiences.get(audience)
+        if known is None or caller not in known.verifiers:
+            raise NotAllowedError(
+                f"the catalog does not give audience {audience!r} to {caller}: list it under `verifiers`"
+            )
+
+    def publish(self, item: AnnouncedKey | RevokedGrant | Lock | LiftedLock) -> None:
+        """Tells everybody, and keeps it for those who come later."""
+        if isinstance(item, AnnouncedKey):
+            self._keys[item.kid] = item
+        elif isinstance(item, RevokedGrant):
+            self._revoked[item.grant_id] = item
+        self._send(item)
+
+    def publish_catalog(self) -> None:
+        """Tells everybody what the catalog says now; who may not hear it any more is cut off."""
+        catalog = self._state.policy.catalog
+        for subscription in self._subscriptions:
+            for audience in subscription.audiences:
+                known = catalog.audiences.get(audience)
+                if known is None or subscription.caller not in known.verifiers:
+                    subscription.lose(f"audience {audience!r} is not the caller's any more")
+                    break
+                subscription.put(self._slice(audience))
+
+    def heartbeat(self) -> None:
+        """Tells everybody that this instance lives and how far its events are included; forgets what has run out."""
+        now = self._clock.now()
+        for grant_id in [key for key, item in self._revoked.items() if item.expires_at + LEEWAY < now]:
+            del self._revoked[grant_id]
+        for kid in [key for key, item in self._keys.items() if item.not_after + LEEWAY < now]:
+            del self._keys[kid]
+        self._state.lifted = [item for item in self._state.lifted if item.forget_at >= now]
+        self._send(self._beat())
+
+    def revoked(self, grant_id: str) -> RevokedGrant | None:
+        """What is known of a grant that died early."""
+        return self._revoked.get(grant_id)
+
+    def _send(self, item: FeedItem) -> None:
+        for subscription in self._subscriptions:
+            if not subscription.over:
+                subscription.put(item)
+
+    def _beat(self) -> Heartbeat:
+        return Heartbeat(self._instance_id, self._clock.now(), self._head.position, self._head.checkpoint())
+
+    def _snapshot(self, audiences: frozenset[str]) -> Snapshot:
+        return Snapshot(
+            keys=tuple(self._keys.values()),
+            revoked=tuple(item for item in self._revoked.values() if item.audience in audiences),
+            locks=tuple(self._state.locks.values()),
+            lifted=tuple(self._state.lifted),
+            catalog=tuple(self._slice(audience) for audience in sorted(audiences)),
+            heartbeat=self._beat(),
+        )
+
+    def _slice(self, audience: str) -> CatalogSlice:
+        catalog = self._state.policy.catalog
+        tools = (tool for tool in catalog.tools.values() if tool.audience.id == audience)
+        return CatalogSlice(
+            audience=audience,
+            binding=catalog.audiences[audience].binding,
+            tools=tuple(ToolSlice(tool.name, tool.digest, tool.target_template) for tool in tools),
+        )

@@ -1,0 +1,294 @@
+"""Tasks and their steps, from opening to the last end: what one stream can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
+from stepgrant.grant import LEEWAY
+from stepgrant.ids import ULID_RANDOM_BYTES, ulid
+from stepgrant.intent import digest
+from stepgrant_gateway.app.authorizer import Rejected, decide_open
+from stepgrant_gateway.app.expiry import Deadlines
+from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, NO_PERMIT, OVERLOADED, UNRECORDED, denial
+from stepgrant_gateway.app.revoking import Endings
+from stepgrant_gateway.app.state import LONGEST_MEMORY, MAX_LABEL_MEMORY, MAX_TASKS, State, Task
+from stepgrant_gateway.core.boundary import (
+    DeclareStep,
+    OpenTask,
+    Outcome,
+    Pushed,
+    ReportStep,
+    StepGranted,
+    StepSettled,
+    TaskClosed,
+    TaskOpened,
+    ToolOffer,
+)
+from stepgrant_gateway.core.decision import Parameters, Refused
+from stepgrant_gateway.core.errors import UnrecordedError
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal
+from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.steps import StepInput
+
+
+class TaskLease:
+    """One open task, held by one stream. When the stream is gone, so is every grant."""
+
+    def __init__(
+        self, task: Task, opened: TaskOpened, *, granting: Granting, endings: Endings, journal: Journal, clock: Clock
+    ) -> None:
+        self.opened = opened
+        self._task = task
+        self._granting = granting
+        self._endings = endings
+        self._journal = journal
+        self._clock = clock
+
+    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
+        """The grant of a step, or why not.
+
+        Raises:
+            StepExistsError: another intent was declared under this id.
+            TaskClosedError: the task is over.
+        """
+        self._require_open()
+        return await self._granting.declare(self._task, request)
+
+    async def renew(self, step_id: str) -> StepGranted | Denial:
+        """A fresh grant by a fresh decision, or why not (invariant 6).
+
+        Raises:
+            ProtocolError: no such step was declared.
+            TaskClosedError: the task is over.
+        """
+        self._require_open()
+        return await self._granting.renew(self._task, step_id)
+
+    async def report(self, request: ReportStep) -> StepSettled:
+        """The step ends as reported; a report that comes late is recorded and changes nothing.
+
+        Raises:
+            ProtocolError: no such step was declared.
+            TaskClosedError: the task is over.
+        """
+        self._require_open()
+        step = self._task.steps.get(request.step_id)
+        if step is None:
+            raise ProtocolError(f"step {request.step_id} was not declared in this task")
+        if not step.live:
+            self._journal.record_end(
+                Event(
+                    EventType.STEP_LATE_OUTCOME,
+                    self._clock.now(),
+                    {
+                        "task": self._task.task_id,
+                        "step": request.step_id,
+                        "state": step.state.value,
+                        "outcome": request.outcome.value,
+                        "error_class": request.error_class,
+                        "by": "agent",
+                    },
+                )
+            )
+            return StepSettled(request.step_id, step.state.value, late=True)
+        if request.outcome is Outcome.COMPLETED:
+            self._task.reported.add(step.declared.tool)
+            how, reason = StepInput.COMPLETE, ""
+        else:
+            how, reason = StepInput.FAIL, request.error_class
+        self._endings.end_step(self._task, step, how, code=request.outcome.value, reason=reason, by="agent")
+        return StepSettled(request.step_id, step.state.value, late=False)
+
+    async def close(self, outcome: Outcome) -> TaskClosed:
+        """The task is over by the agent's own word; steps that are live are abandoned."""
+        closed = TaskClosed("closed", f"the agent closed the task as {outcome.value}.")
+        self._endings.end_task(self._task, StepInput.ABANDON, code=closed.code, reason=closed.reason, by="agent")
+        return closed
+
+    def lost(self, code: str, reason: str) -> None:
+        """The stream is gone, or what it rested on: everything ends at once."""
+        how = StepInput.ABANDON if code == "stream_lost" else StepInput.REVOKE
+        self._endings.end_task(self._task, how, code=code, reason=reason, by="gateway")
+
+    def _require_open(self) -> None:
+        if not self._task.open:
+            raise TaskClosedError(f"task {self._task.task_id} is over: open another")
+
+
+class Tasks:
+    """Opens tasks."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+        granting: Granting,
+        endings: Endings,
+        deadlines: Deadlines,
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._granting = granting
+        self._endings = endings
+        self._deadlines = deadlines
+
+    async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
+        """The lease on a new task, once its opening is durable, or why not. `push` takes what the agent did not ask for."""
+        now = self._clock.now()
+        decision_id = ulid(now, self._entropy(ULID_RANDOM_BYTES))
+        if self._state.draining or len(self._state.tasks) >= MAX_TASKS:
+            return await self._deny(peer, request, now, decision_id, Rejected(OVERLOADED))
+        if self._state.latest is not None and now < self._state.latest - LEEWAY:
+            return await self._deny(peer, request, now, decision_id, Rejected(CLOCK_WENT_BACK))
+        prepared = self._prepare(peer, request, now, push)
+        if isinstance(prepared, Rejected):
+            return await self._deny(peer, request, now, decision_id, prepared)
+        verdict = decide_open(self._state, prepared, now)
+        if isinstance(verdict, Rejected):
+            return await self._deny(peer, request, now, decision_id, verdict)
+        self._state.tasks[prepared.task_id] = prepared
+        opened = Event(
+            EventType.TASK_OPENED,
+            now,
+            {
+                "task": prepared.task_id,
+                "decision": decision_id,
+                "task_type": prepared.task_type.name,
+                "workload": prepared.workload,
+                "peer_method": peer.method,
+                "instance_jkt": prepared.instance_jkt.hex(),
+                "labels": sorted(prepared.labels),
+                "policies": [permit.place.policy_id for permit in verdict.permits],
+                "policy": self._state.policy.digest,
+                "revision": self._state.revision,
+                "expires_ms": int(prepared.expires_at.timestamp() * 1000),
+            },
+            input={"parameters": dict(prepared.parameters.values), "purpose": request.purpose, "vouched_by": "agent"},
+            sensitive=prepared.parameters.sensitive,
+        )
+        try:
+            await self._journal.record(opened).durable()
+        except UnrecordedError:
+            self._state.tasks.pop(prepared.task_id, None)
+            return denial(UNRECORDED, decision_id)
+        except asyncio.CancelledError:
+            self._endings.end_task(
+                prepared, StepInput.ABANDON, code="stream_lost", reason="the stream ended while opening.", by="gateway"
+            )
+            raise
+        self._expire(prepared)
+        return TaskLease(
+            prepared,
+            self._opened(prepared),
+            granting=self._granting,
+            endings=self._endings,
+            journal=self._journal,
+            clock=self._clock,
+        )
+
+    def drain(self) -> None:
+        """No new task is opened, and those that are open end."""
+        self._state.draining = True
+        for task in list(self._state.tasks.values()):
+            self._endings.end_task(
+                task,
+                StepInput.REVOKE,
+                code="draining",
+                reason="the gateway is going down; open the task anew.",
+                by="gateway",
+            )
+
+    def _prepare(self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None]) -> Task | Rejected:
+        catalog = self._state.policy.catalog
+        task_type = catalog.task_types.get(request.task_type)
+        if task_type is None:
+            return Rejected(NO_PERMIT)
+        parameters = catalog.prepare_task(request.task_type, request.parameters)
+        wrong = parameters if isinstance(parameters, Denial) else None
+        if isinstance(parameters, Denial):
+            parameters = catalog.blank_parameters(request.task_type)
+        task = self._task(peer, request, now, push, parameters)
+        if wrong is not None:
+            # Only who could open this type at all may learn what is wrong with its parameters (invariant 12).
+            may = not isinstance(decide_open(self._state, task, now), Rejected)
+            return Rejected(Refused(wrong.code, wrong.reason, wrong.next, wrong.argument) if may else NO_PERMIT)
+        return task
+
+    def _task(
+        self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None], parameters: Parameters
+    ) -> Task:
+        task_type = self._state.policy.catalog.task_types[request.task_type]
+        if len(self._state.memory) > MAX_LABEL_MEMORY:
+            self._state.forget_labels(now - LONGEST_MEMORY)
+        remembered = self._state.remembered(task_type, str(peer.spiffe_id), request.instance_jkt, now)
+        return Task(
+            task_id=ulid(now, self._entropy(ULID_RANDOM_BYTES)),
+            task_type=task_type,
+            parameters=parameters,
+            raw_parameters_sha256=digest(dict(request.parameters)),
+            purpose=request.purpose,
+            peer=peer,
+            instance_jkt=request.instance_jkt,
+            opened_at=now,
+            expires_at=min(now + task_type.max_age, peer.not_after),
+            push=push,
+            labels={label: {""} for label in remembered},
+        )
+
+    def _expire(self, task: Task) -> None:
+        if task.expires_at == task.peer.not_after:
+            code, reason = (
+                "identity_expired",
+                "the SVID of the stream has expired; open the task anew with the next one.",
+            )
+        else:
+            code, reason = "task_expired", "the task has reached its max_age."
+        end = partial(self._endings.end_task, task, StepInput.EXPIRE, code=code, reason=reason, by="gateway")
+        task.deadlines.append(self._deadlines.at(task.expires_at, end))
+
+    def _opened(self, task: Task) -> TaskOpened:
+        catalog = self._state.policy.catalog
+        names = sorted(self._state.policy.tools_for(task.task_type.name))
+        offers = (
+            ToolOffer(name, catalog.tools[name].audience.id, catalog.tools[name].audience.binding) for name in names
+        )
+        return TaskOpened(task.task_id, task.expires_at, tuple(offers))
+
+    async def _deny(self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, rejected: Rejected) -> Denial:
+        refused = rejected.refused
+        denied = Event(
+            EventType.TASK_DENIED,
+            now,
+            {
+                "decision": decision_id,
+                "task_type": request.task_type,
+                "workload": str(peer.spiffe_id),
+                "peer_method": peer.method,
+                "code": refused.code.value,
+                "reason": refused.reason,
+                "argument": refused.argument,
+                "policies": [
+                    {"id": place.policy_id, "file": place.file, "line": place.line} for place in refused.places
+                ],
+                "errors": list(refused.errors),
+                "policy": self._state.policy.digest,
+                "revision": self._state.revision,
+            },
+        )
+        if refused.code is not DenialCode.OVERLOADED:
+            try:
+                await self._journal.record(denied).durable()
+            except UnrecordedError:
+                return denial(UNRECORDED, decision_id)
+        return denial(refused, decision_id)

@@ -1,0 +1,222 @@
+"""What operators do: look, lock, unlock, and swap the policy set."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from stepgrant.grant import LEEWAY, Tier
+from stepgrant.ids import ULID_RANDOM_BYTES, ulid
+from stepgrant.selector import Selector, matches
+from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.revoking import Endings
+from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
+from stepgrant_gateway.core.budgets import Book
+from stepgrant_gateway.core.errors import Finding, NotAllowedError, NotFoundError, PolicyRefusedError, UnrecordedError
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.grants import TTL_CAP
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, PolicySet, PolicySource
+from stepgrant_gateway.core.revocation import LiftedLock, Lock
+from stepgrant_gateway.core.steps import StepInput
+from stepgrant_gateway.core.views import StepView, TaskView
+
+LONGEST_GRANT: Final[timedelta] = max(TTL_CAP[tier] for tier in Tier)
+
+
+@dataclass(frozen=True, slots=True)
+class LockSet:
+    """A lock in force. `durable` False: in force, not yet recorded."""
+
+    lock: Lock
+    durable: bool
+    ended_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Whether a new set is active; if not, `findings` say why, and the one before stays."""
+
+    activated: bool
+    policy_digest: str
+    findings: tuple[Finding, ...]
+    ended_steps: int
+    cases: int
+
+
+class Operating:
+    """The operators' use cases. Who may call them is the face's question."""
+
+    def __init__(
+        self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, feed: Feed, endings: Endings,
+        source: PolicySource,
+    ) -> None:  # fmt: skip
+        self._state = state
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._feed = feed
+        self._endings = endings
+        self._source = source
+        self._reloading = asyncio.Lock()
+
+    def tasks(self) -> list[TaskView]:
+        """Open tasks, oldest first."""
+        return [_task_view(task) for task in self._state.tasks.values()]
+
+    def steps(self, task_id: str) -> list[StepView]:
+        """Steps of an open task, in the order of their declaration.
+
+        Raises:
+            NotFoundError: no such task is open.
+        """
+        task = self._state.tasks.get(task_id)
+        if task is None:
+            raise NotFoundError(f"no open task {task_id}: its steps are in the ledger (stepgrant audit show)")
+        return [_step_view(step) for step in task.steps.values()]
+
+    def locks(self) -> list[Lock]:
+        """Locks in force, oldest first."""
+        return list(self._state.locks.values())
+
+    async def set_lock(self, selector: Selector, reason: str, by: str) -> LockSet:
+        """The lock, in force from now on: on the feed at once, in the ledger when it can (invariant 3).
+
+        Raises:
+            NotAllowedError: there are too many locks.
+        """
+        if len(self._state.locks) >= MAX_LOCKS:
+            raise NotAllowedError(f"{MAX_LOCKS} locks are in force: lift one, or lock by a wider selector")
+        now = self._clock.now()
+        lock = Lock(ulid(now, self._entropy(ULID_RANDOM_BYTES)), selector, reason, now, by)
+        self._state.locks[lock.lock_id] = lock
+        self._state.revision += 1
+        self._feed.publish(lock)
+        receipt = self._journal.record_end(
+            Event(EventType.LOCK_SET, now, {**_described(lock), "reason": reason, "by": by})
+        )
+        ended = sum(self._lock_out(task, lock) for task in list(self._state.tasks.values()))
+        try:
+            await receipt.durable()
+        except UnrecordedError:
+            return LockSet(lock, durable=False, ended_steps=ended)
+        return LockSet(lock, durable=True, ended_steps=ended)
+
+    async def lift_lock(self, lock_id: str, reason: str, by: str) -> Lock:
+        """The lock that is no more, once that is durable; what it ended stays dead.
+
+        Raises:
+            NotFoundError: no such lock is in force.
+            UnrecordedError: the ledger cannot record, so the lock stays.
+        """
+        lock = self._state.locks.get(lock_id)
+        if lock is None:
+            raise NotFoundError(f"no lock {lock_id} is in force")
+        now = self._clock.now()
+        await self._journal.record(
+            Event(EventType.LOCK_LIFTED, now, {**_described(lock), "reason": reason, "by": by})
+        ).durable()
+        now = self._clock.now()
+        if self._state.locks.pop(lock_id, None) is not None:
+            lifted = LiftedLock(lock_id, lock.selector, now, now + LONGEST_GRANT + LEEWAY)
+            self._state.lifted.append(lifted)
+            self._state.revision += 1
+            self._feed.publish(lifted)
+        return lock
+
+    async def reload_policy(self, by: str) -> Reloaded:
+        """Loads the directory anew and swaps the set whole; a broken one is refused and the running one stays."""
+        async with self._reloading:
+            try:
+                policy = await asyncio.get_running_loop().run_in_executor(None, self._source.load)
+            except PolicyRefusedError as error:
+                refused = {
+                    "by": by,
+                    "policy": self._state.policy.digest,
+                    "findings": [str(item) for item in error.findings],
+                }
+                self._journal.record_end(Event(EventType.POLICY_REFUSED, self._clock.now(), refused))
+                return Reloaded(False, self._state.policy.digest, error.findings, 0, 0)
+            try:
+                await self._journal.record(self.activation(policy, by)).durable()
+            except UnrecordedError:
+                unrecorded = Finding(
+                    "catalog.yaml", 0, "", "the ledger cannot record the activation; the running set stays."
+                )
+                return Reloaded(False, self._state.policy.digest, (unrecorded,), 0, 0)
+            return Reloaded(True, policy.digest, (), self._activate(policy, by), policy.case_count)
+
+    def activation(self, policy: PolicySet, by: str) -> Event:
+        """The event of a set that becomes the active one."""
+        data = {"policy": policy.digest, "by": by, "cases": policy.case_count}
+        return Event(EventType.POLICY_ACTIVATED, self._clock.now(), data)
+
+    def _activate(self, policy: PolicySet, by: str) -> int:
+        self._state.policy = policy
+        self._state.revision += 1
+        for (name, _), book in list(self._state.books.items()):
+            _rewindow(policy, name, book)
+        for task in self._state.tasks.values():
+            for name, book in task.books.items():
+                _rewindow(policy, name, book)
+        ended = self._endings.reconsider(self._state.tasks.values(), cause="policy_changed", by=by)
+        self._feed.publish_catalog()
+        return ended
+
+    def _lock_out(self, task: Task, lock: Lock) -> int:
+        before = len(task.live)
+        for step in list(task.live.values()):
+            if (
+                step.live
+                and step.call is not None
+                and matches(
+                    lock.selector,
+                    workload=task.workload,
+                    task_type=task.task_type.name,
+                    tool=step.declared.tool,
+                    target=step.call.target,
+                )
+            ):
+                reason = f"an operator has locked this: {lock.reason}"
+                self._endings.end_step(task, step, StepInput.REVOKE, code="locked", reason=reason, by=lock.issued_by)
+        return before - len(task.live)
+
+
+def _rewindow(policy: PolicySet, name: str, book: Book) -> None:
+    budget = policy.catalog.budgets.get(name)
+    if budget is not None and book.window is not None and budget.window is not None:
+        book.window = budget.window
+
+
+def _described(lock: Lock) -> dict[str, object]:
+    selector = lock.selector
+    return {
+        "lock": lock.lock_id,
+        "selector": {
+            "workload": selector.workload,
+            "task_type": selector.task_type,
+            "tool": selector.tool,
+            "target": selector.target,
+        },
+    }
+
+
+def _task_view(task: Task) -> TaskView:
+    return TaskView(
+        task.task_id, task.task_type.name, task.workload, task.opened_at, task.expires_at, len(task.live),
+        len(task.steps), tuple(sorted(task.labels)),
+    )  # fmt: skip
+
+
+def _step_view(step: Step) -> StepView:
+    return StepView(
+        step_id=step.key[1],
+        tool=step.declared.tool,
+        target=step.call.target if step.call is not None else "",
+        state=step.state.value,
+        reason=step.reason or step.code,
+        declared_at=step.declared_at,
+        expires_at=step.held.lifetime.expires_at if step.live else None,
+        parent_step_id=step.parent.key[1] if step.parent is not None else None,
+    )

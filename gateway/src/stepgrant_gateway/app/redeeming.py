@@ -1,0 +1,136 @@
+"""Redemption and attestation: what a resource says of a grant, and what the gateway answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.state import State, Step
+from stepgrant_gateway.core.boundary import Outcome, Redeemed
+from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.ports import Clock, Journal
+
+MAX_REDEMPTIONS: Final = 10_000
+"""Redemption ids remembered for one step, so that the same id gets the same answer."""
+
+_UNKNOWN: Final = Redeemed(False, 0, "unknown_grant", "this gateway knows no such grant for this audience.")
+
+
+class Redeeming:
+    """Takes uses, atomically: one event loop, one step, one counter (invariant 8)."""
+
+    def __init__(self, *, state: State, clock: Clock, journal: Journal, feed: Feed) -> None:
+        self._state = state
+        self._clock = clock
+        self._journal = journal
+        self._feed = feed
+
+    async def redeem(self, caller: str, audience: str, grant_id: str, redemption_id: str) -> Redeemed:
+        """Whether the use is taken; durable before this returns. The same redemption id gets the same answer.
+
+        Raises:
+            NotAllowedError: the audience is not the caller's.
+            UnrecordedError: the ledger cannot record; the use is not taken.
+        """
+        self._feed.require_verifier(caller, audience)
+        step = self._state.grants.get(grant_id)
+        if step is None or step.grant is None or step.grant.audience != audience:
+            return _UNKNOWN
+        known = step.redemptions.get(redemption_id)
+        if known is not None:
+            return await asyncio.shield(known)
+        refused = self._refused(step, grant_id)
+        if refused is not None:
+            return refused
+        if step.uses_left is not None:
+            step.uses_left -= 1
+        remaining = step.uses_left or 0
+        answer: asyncio.Future[Redeemed] = asyncio.get_running_loop().create_future()
+        step.redemptions[redemption_id] = answer
+        event = Event(
+            EventType.GRANT_REDEEMED,
+            self._clock.now(),
+            {
+                "task": step.key[0],
+                "step": step.key[1],
+                "grant": grant_id,
+                "tool": step.declared.tool,
+                "redemption": redemption_id,
+                "remaining": step.uses_left,
+                "by": caller,
+            },
+        )
+        receipt = self._journal.record(event)
+        try:
+            await asyncio.shield(asyncio.ensure_future(receipt.durable()))
+        except UnrecordedError as error:
+            # Not on record, so not taken: the resource has not acted, and may try again.
+            if step.uses_left is not None:
+                step.uses_left += 1
+            del step.redemptions[redemption_id]
+            answer.set_exception(error)
+            answer.exception()
+            raise
+        self._witness(step)
+        redeemed = Redeemed(True, remaining) if step.live else Redeemed(False, 0, "revoked", _ended(step))
+        answer.set_result(redeemed)
+        return redeemed
+
+    async def attest(
+        self, caller: str, audience: str, grant_id: str, outcome: Outcome, result_sha256: bytes | None
+    ) -> bool:
+        """Records how the resource saw the call come out; True if the step had ended before.
+
+        Raises:
+            NotAllowedError: the audience is not the caller's.
+            NotFoundError: no such grant for this audience.
+            UnrecordedError: the ledger cannot record.
+        """
+        self._feed.require_verifier(caller, audience)
+        step = self._state.grants.get(grant_id)
+        if step is None or step.grant is None or step.grant.audience != audience:
+            raise NotFoundError(_UNKNOWN.reason)
+        late = not step.live
+        event = Event(
+            EventType.STEP_ATTESTED,
+            self._clock.now(),
+            {
+                "task": step.key[0],
+                "step": step.key[1],
+                "grant": grant_id,
+                "tool": step.declared.tool,
+                "outcome": outcome.value,
+                "result_sha256": result_sha256.hex() if result_sha256 is not None else None,
+                "late": late,
+                "by": caller,
+            },
+        )
+        await self._journal.record(event).durable()
+        if outcome is Outcome.COMPLETED:
+            self._witness(step)
+        return late
+
+    def _refused(self, step: Step, grant_id: str) -> Redeemed | None:
+        if not step.live:
+            code = "expired" if step.code == "expired" else "revoked"
+            return Redeemed(False, 0, code, _ended(step))
+        if step.held.grant_id != grant_id:
+            return Redeemed(False, 0, "superseded", "the step has a newer grant.")
+        if step.held.answer is None:
+            return _UNKNOWN
+        if step.held.lifetime.expires_at <= self._clock.now():
+            return Redeemed(False, 0, "expired", "the grant has run out.")
+        if step.uses_left == 0 or len(step.redemptions) >= MAX_REDEMPTIONS:
+            return Redeemed(False, 0, "used_up", "every use of this grant is taken.")
+        return None
+
+    def _witness(self, step: Step) -> None:
+        task = self._state.tasks.get(step.key[0])
+        if task is not None:
+            task.completed.add(step.declared.tool)
+
+
+def _ended(step: Step) -> str:
+    return f"the step is {step.state.value}: {step.reason or step.code}"

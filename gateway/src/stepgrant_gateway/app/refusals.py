@@ -1,0 +1,48 @@
+"""Refusals that do not come from policy, in the words that the agent reads."""
+
+from __future__ import annotations
+
+from stepgrant.errors import Denial, DenialCode
+from stepgrant_gateway.app.state import Step
+from stepgrant_gateway.core.decision import Refused
+from stepgrant_gateway.core.steps import StepState
+
+NO_PERMIT = Refused(
+    DenialCode.NO_PERMIT,
+    "no policy permits this.",
+    "use one of the tools that the task was opened with, with the task's own values; else ask the operator.",
+)
+"""The answer to all that an agent's own task type cannot reach, whether it exists or not (invariant 12)."""
+
+UNRECORDED = Refused(
+    DenialCode.UNRECORDED,
+    "the gateway cannot record this decision, so it does not grant.",
+    "try again in a moment, as a new step.",
+)
+CLOCK_WENT_BACK = Refused(
+    DenialCode.UNRECORDED,
+    "the gateway's clock is behind its own ledger, so it does not grant.",
+    "try again in a moment; the operator has to set the clock.",
+)
+OVERLOADED = Refused(DenialCode.OVERLOADED, "the gateway takes no new tasks now.", "try again in a moment.")
+USED_UP = Refused(DenialCode.USES_EXHAUSTED, "the step's uses are used up.", "declare another step.")
+PARENT_NOT_LIVE = Refused(DenialCode.PARENT_ENDED, "the parent step is not live.", "declare the parent first.")
+
+
+def denial(refused: Refused, decision_id: str, step_id: str = "") -> Denial:
+    """The refusal as the agent gets it."""
+    return Denial(refused.code, refused.reason, refused.next, refused.argument, decision_id, step_id)
+
+
+def limit(reason: str, what_next: str) -> Refused:
+    """A bound of this gateway is reached."""
+    return Refused(DenialCode.LIMIT_EXCEEDED, reason, what_next)
+
+
+def over(step: Step) -> Denial:
+    """The step has ended; nothing brings it back."""
+    if step.state is StepState.GRANTED:
+        return denial(limit("the step's first grant is not out yet.", "wait for its answer."), "", step.key[1])
+    code = DenialCode.LOCKED if step.code == "locked" else DenialCode.STEP_ENDED
+    text = f"the step is {step.state.value}: {step.reason or step.code}"
+    return Denial(code, text, "declare another step.", step_id=step.key[1])

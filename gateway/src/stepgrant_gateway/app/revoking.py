@@ -1,0 +1,111 @@
+"""Ends: of steps with their descendants, and of tasks. In memory and on the feed at once, in the ledger when it can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stepgrant.grant import LEEWAY
+from stepgrant_gateway.app.authorizer import reconsider
+from stepgrant_gateway.app.expiry import Deadlines
+from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
+from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.ports import Clock, Journal
+from stepgrant_gateway.core.revocation import RevokedGrant
+from stepgrant_gateway.core.steps import StepInput, StepState, advance
+
+
+class Endings:
+    """The only place where a step or a task ends."""
+
+    def __init__(self, *, state: State, clock: Clock, journal: Journal, feed: Feed, deadlines: Deadlines) -> None:
+        self._state = state
+        self._clock = clock
+        self._journal = journal
+        self._feed = feed
+        self._deadlines = deadlines
+
+    def end_step(self, task: Task, step: Step, how: StepInput, *, code: str, reason: str, by: str) -> None:
+        """The step ends now, its descendants before it; their grants are dead (invariant 5).
+
+        `code` is stable, `reason` safe for the agent, `by` who caused it: `agent`, `gateway`, or an operator's SPIFFE ID.
+        """
+        for child in [other for other in task.live.values() if other.parent is step]:
+            self.end_step(
+                task,
+                child,
+                StepInput.REVOKE,
+                code="parent_ended",
+                reason="the step that it belongs to has ended.",
+                by=by,
+            )
+        now = self._clock.now()
+        step.state, _ = advance(step.state, how)
+        step.code, step.reason = code, reason
+        del task.live[step.key[1]]
+        grant = step.held
+        grant.deadline.cancel()
+        self.kill_grant(grant, code)
+        for name in self._state.policy.catalog.budgets:
+            self._state.book(task, name).settle(step.key)
+        self._journal.record_end(
+            Event(
+                EventType.STEP_ENDED,
+                now,
+                {
+                    "task": task.task_id,
+                    "step": step.key[1],
+                    "grant": grant.grant_id,
+                    "exp_ms": int(grant.lifetime.expires_at.timestamp() * 1000),
+                    "state": step.state.value,
+                    "code": code,
+                    "reason": reason,
+                    "by": by,
+                },
+            )
+        )
+        if step.state in {StepState.EXPIRED, StepState.REVOKED}:
+            task.push(StepEnded(step.key[1], step.state.value, code, reason, now))
+
+    def kill_grant(self, grant: LiveGrant, code: str) -> None:
+        """Tells the resources that the grant is dead; keeps its id for as long as it could be presented."""
+        grant_id, expires_at = grant.grant_id, grant.lifetime.expires_at
+        self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, self._clock.now()))
+        self._deadlines.at(expires_at + LEEWAY, lambda: self._forget(grant_id))
+
+    def end_task(self, task: Task, how: StepInput, *, code: str, reason: str, by: str) -> None:
+        """The task is over, and every grant of it is dead."""
+        if not task.open:
+            return
+        task.open = False
+        for step in list(task.live.values()):
+            if step.live:
+                self.end_step(task, step, how, code=code, reason=reason, by=by)
+        for deadline in task.deadlines:
+            deadline.cancel()
+        now = self._clock.now()
+        if task.labels:
+            self._state.remember(task, task.labels, now)
+        self._state.tasks.pop(task.task_id, None)
+        self._journal.record_end(
+            Event(EventType.TASK_CLOSED, now, {"task": task.task_id, "code": code, "reason": reason, "by": by})
+        )
+        task.push(TaskClosed(code, reason))
+
+    def reconsider(self, tasks: Iterable[Task], *, cause: str, by: str, spare: Step | None = None) -> int:
+        """Ends every live step that is no longer permitted; returns how many. `cause` is the stable code."""
+        ended = 0
+        for task in list(tasks):
+            for step in list(task.live.values()):
+                if step is spare or not step.live:
+                    continue
+                refused = reconsider(self._state, task, step)
+                if refused is not None:
+                    before = len(task.live)
+                    self.end_step(task, step, StepInput.REVOKE, code=cause, reason=refused.reason, by=by)
+                    ended += before - len(task.live)
+        return ended
+
+    def _forget(self, grant_id: str) -> None:
+        self._state.grants.pop(grant_id, None)

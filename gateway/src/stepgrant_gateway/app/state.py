@@ -1,0 +1,190 @@
+"""The state of the gateway in memory: open tasks, their steps, locks, books. Changed on the event loop's thread only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from stepgrant.errors import Denial
+from stepgrant_gateway.app.expiry import Deadline
+from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepGranted
+from stepgrant_gateway.core.budgets import Book, StepKey
+from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
+from stepgrant_gateway.core.delegation import Envelope
+from stepgrant_gateway.core.grants import Lifetime, Terms
+from stepgrant_gateway.core.ports import PolicySet
+from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.revocation import LiftedLock, Lock
+from stepgrant_gateway.core.steps import InvalidTransitionError, StepState
+
+MAX_TASKS: Final = 20_000
+"""Open tasks of one gateway: twice the idle streams that it is measured with."""
+MAX_STEPS: Final = 10_000
+"""Steps of one task in all; what is kept of an ended one is small."""
+MAX_LIVE_STEPS: Final = 64
+"""Live steps of one task at once."""
+MAX_STEP_DEPTH: Final = 8
+"""Depth of nested steps; 1 = no children."""
+MAX_LOCKS: Final = 1024
+"""Locks in force at once; each is matched at every decision."""
+MAX_LABEL_MEMORY: Final = 100_000
+"""Instances and workloads whose labels are remembered."""
+
+
+@dataclass(slots=True)
+class LiveGrant:
+    """The grant that a step holds now. `answer` is None until the decision is durable."""
+
+    grant_id: str
+    decision_id: str
+    audience: str
+    lifetime: Lifetime
+    terms: Terms
+    policy_digest: str
+    deadline: Deadline
+    answer: StepGranted | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of a task. `question` is what the last decision saw; `call` and `grant` are None when it was denied."""
+
+    key: StepKey
+    declared: DeclareStep
+    intent_sha256: bytes
+    declared_at: datetime
+    state: StepState
+    depth: int
+    parent: Step | None
+    call: Call | None = None
+    envelope: Envelope | None = None
+    question: Question | None = None
+    grant: LiveGrant | None = None
+    uses_left: int | None = None
+    witnessed: bool = False
+    ends_at: datetime | None = None
+    reason: str = ""
+    code: str = ""
+    first_answer: asyncio.Future[StepGranted | Denial] | None = None
+    renewing: bool = False
+    redemptions: dict[str, asyncio.Future[Redeemed]] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """True while the step holds, or is about to be given, a grant."""
+        return self.state is StepState.GRANTED
+
+    @property
+    def held(self) -> LiveGrant:
+        """The grant of a step that was granted.
+
+        Raises:
+            InvalidTransitionError: it never was: a bug of the caller.
+        """
+        if self.grant is None:
+            raise InvalidTransitionError(f"a step that is {self.state.value} holds no grant")
+        return self.grant
+
+    def ancestors(self) -> Iterable[Step]:
+        """Parent, its parent, and so on."""
+        step = self.parent
+        while step is not None:
+            yield step
+            step = step.parent
+
+
+@dataclass(slots=True)
+class Task:
+    """One open task. `labels` maps each label to the ids of the steps that brought it ("" = from memory)."""
+
+    task_id: str
+    task_type: TaskType
+    parameters: Parameters
+    raw_parameters_sha256: bytes
+    purpose: str
+    peer: Peer
+    instance_jkt: bytes
+    opened_at: datetime
+    expires_at: datetime
+    push: Callable[[Pushed], None]
+    open: bool = True
+    labels: dict[str, set[str]] = field(default_factory=dict)
+    completed: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    denials: int = 0
+    steps: dict[str, Step] = field(default_factory=dict)
+    live: dict[str, Step] = field(default_factory=dict)
+    books: dict[str, Book] = field(default_factory=dict)
+    deadlines: list[Deadline] = field(default_factory=list)
+
+    @property
+    def workload(self) -> str:
+        """SPIFFE ID of the workload."""
+        return str(self.peer.spiffe_id)
+
+    def labels_without(self, step_id: str) -> frozenset[str]:
+        """The labels that any other step than this one, or memory, brought."""
+        return frozenset(label for label, sources in self.labels.items() if sources - {step_id})
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that the gateway knows at this moment."""
+
+    policy: PolicySet
+    revision: int = 0
+    tasks: dict[str, Task] = field(default_factory=dict)
+    grants: dict[str, Step] = field(default_factory=dict)
+    locks: dict[str, Lock] = field(default_factory=dict)
+    lifted: list[LiftedLock] = field(default_factory=list)
+    books: dict[tuple[str, str], Book] = field(default_factory=dict)
+    memory: dict[str, dict[str, datetime]] = field(default_factory=dict)
+    draining: bool = False
+    latest: datetime | None = None
+
+    def book(self, task: Task, name: str) -> Book:
+        """The book of one budget for a task: its own, or that of its workload."""
+        budget = self.policy.catalog.budgets[name]
+        if budget.per == "task":
+            return task.books.setdefault(name, Book(budget.window))
+        return self.books.setdefault((name, task.workload), Book(budget.window))
+
+    def remember(self, task: Task, labels: Iterable[str], at: datetime) -> None:
+        """Keeps labels for later tasks of the same instance and of the same workload."""
+        for key in (task.workload, memory_key(task.workload, task.instance_jkt)):
+            remembered = self.memory.setdefault(key, {})
+            for label in labels:
+                remembered[label] = at
+
+    def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:
+        """The labels that a new task of this type starts with (design 3, `label_memory`)."""
+        if task_type.memory_window is None:
+            return frozenset()
+        key = workload if task_type.memory_scope == "workload" else memory_key(workload, instance_jkt)
+        since = now - task_type.memory_window
+        labels = {label for label, at in self.memory.get(key, {}).items() if at > since}
+        for task in self.tasks.values():
+            if key in {task.workload, memory_key(task.workload, task.instance_jkt)}:
+                labels |= task.labels.keys()
+        return frozenset(labels)
+
+    def forget_labels(self, before: datetime) -> None:
+        """Drops what no window reaches any more."""
+        for key in list(self.memory):
+            kept = {label: at for label, at in self.memory[key].items() if at > before}
+            if kept:
+                self.memory[key] = kept
+            else:
+                del self.memory[key]
+
+
+def memory_key(workload: str, instance_jkt: bytes) -> str:
+    """The key of an instance's label memory."""
+    return f"{workload}#{instance_jkt.hex()}"
+
+
+LONGEST_MEMORY: Final = timedelta(days=30)
+"""No `label_memory` window is longer."""

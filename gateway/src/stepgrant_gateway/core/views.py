@@ -1,0 +1,34 @@
+"""What an operator sees of tasks and steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """One open task."""
+
+    task_id: str
+    task_type: str
+    workload: str
+    opened_at: datetime
+    expires_at: datetime
+    live_steps: int
+    steps: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """One step. `expires_at` None = no live grant; `reason` says why it ended or was refused."""
+
+    step_id: str
+    tool: str
+    target: str
+    state: str
+    reason: str
+    declared_at: datetime
+    expires_at: datetime | None
+    parent_step_id: str | None
