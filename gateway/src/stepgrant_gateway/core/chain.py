@@ -39,12 +39,20 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedChain:
-    """A chain that holds: its head, its number of events, the times of its first and last event."""
+    """A chain that holds: its head, the times of its first and last event, and whether its gateway ended it in order.
+
+    Not `stopped`: the gateway runs, or was killed.
+    """
 
     head: ChainHead
-    events: int
     first_at: datetime
     last_at: datetime
+    stopped: bool
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return self.head.sequence
 
 
 def follow_chain(
@@ -115,7 +123,8 @@ def verify_chain(
         LedgerBrokenError: as `follow_chain`, and for a chain without any record.
     """
     head = ChainHead(instance_id, 0, GENESIS)
-    first = last = None
+    first: StoredEvent | None = None
+    last: StoredEvent | None = None
 
     def noted() -> Iterator[Record]:
         nonlocal head
@@ -124,11 +133,10 @@ def verify_chain(
             yield record
 
     for stored in follow_chain(instance_id, noted(), witnesses=witnesses):
-        first = first or stored.event.at
-        last = stored.event.at
+        first, last = first or stored, stored
     if first is None or last is None:
         raise _broken(instance_id, 1, "is missing: the chain is empty")
-    return VerifiedChain(head, head.sequence, first, last)
+    return VerifiedChain(head, first.event.at, last.event.at, last.event.type is EventType.GATEWAY_STOPPED)
 
 
 def chain_links(started: StoredEvent) -> tuple[ChainHead, ...]:

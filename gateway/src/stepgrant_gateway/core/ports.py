@@ -107,7 +107,17 @@ class Minter(Protocol):
         """The compact token. The active key lives at least until `claims.expires_at`."""
 
 
-class LedgerStore(Protocol):
+class LedgerReading(Protocol):
+    """Reads chained records; all blocking, from any thread."""
+
+    def heads(self) -> Sequence[ChainHead]:
+        """The head of every chain, in the order in which the chains began; what it says is durable."""
+
+    def read(self, instance_id: str, after: int, limit: int) -> Sequence[Record]:
+        """Records of one chain with a sequence above `after`, in order, at most `limit`."""
+
+
+class LedgerStore(LedgerReading, Protocol):
     """Durable storage of chained records, and of encrypted inputs put beside them."""
 
     def append(self, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey] = ()) -> None:
@@ -119,12 +129,6 @@ class LedgerStore(Protocol):
             LedgerBrokenError: the records do not follow the head; nothing was stored.
             Exception: of any other kind: the outcome is unknown until `heads` says what is durable.
         """
-
-    def heads(self) -> Sequence[ChainHead]:
-        """The head of every chain, in the order in which the chains began; what it says is durable. Blocking."""
-
-    def read(self, instance_id: str, after: int, limit: int) -> Sequence[Record]:
-        """Records of one chain with a sequence above `after`, in order, at most `limit`; blocking, from any thread."""
 
 
 class InputStore(Protocol):
@@ -155,8 +159,8 @@ class Journal(Protocol):
         """Puts events into one batch, in order, and returns at once. Never raises, never blocks.
 
         For what must be durable before it is used (grants, denials, openings). What cannot be recorded within the
-        journal's bound is dropped and the receipt fails; if it turns out later to have become durable after all, the
-        journal records the end of what was not delivered.
+        journal's bound fails and is dropped, unless it lies with the ledger already and becomes durable after all:
+        whoever hears of the failure records the end of what it had begun, with `record_end`.
         """
 
     def record_end(self, *events: Event) -> Receipt:

@@ -1,0 +1,65 @@
+"""The promise of a record: kept, broken, or, for ends, late."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from stepgrant_gateway.core.errors import UnrecordedError
+
+
+class PendingReceipt:
+    """`Receipt` of one batch. Once `break_` has been called it never yields a sequence, unless it is the receipt of an end."""
+
+    __slots__ = ("_failure", "_sequence", "_waiters", "deadline", "is_end")
+
+    def __init__(self, deadline: timedelta, *, is_end: bool) -> None:
+        self.deadline = deadline
+        self.is_end = is_end
+        self._sequence: int | None = None
+        self._failure: str | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def durable(self) -> int:
+        """See `Receipt`."""
+        while True:
+            if self._failure is not None:
+                raise UnrecordedError(self._failure)
+            if self._sequence is not None:
+                return self._sequence
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def done(self) -> bool:
+        """See `Receipt`."""
+        return self._sequence is not None and self._failure is None
+
+    @property
+    def broken(self) -> bool:
+        """True once `durable` raises."""
+        return self._failure is not None
+
+    @property
+    def pending(self) -> bool:
+        """True while nothing is known."""
+        return self._failure is None and self._sequence is None
+
+    def keep(self, sequence: int) -> None:
+        """It is durable. A broken promise of anything but an end stays broken: its maker has been told so."""
+        if self._failure is not None and not self.is_end:
+            return
+        self._sequence, self._failure = sequence, None
+        self._wake()
+
+    def break_(self, reason: str) -> None:
+        """It is not durable, or not in time."""
+        if self.pending:
+            self._failure = reason
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)

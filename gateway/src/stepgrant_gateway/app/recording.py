@@ -1,0 +1,328 @@
+"""Recording: batches in order, in groups, durable before a receipt is kept; ends are never dropped (invariant 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from functools import partial
+from typing import Any, Final
+
+from stepgrant_gateway.app.receipts import PendingReceipt
+from stepgrant_gateway.app.writing import ChainWriter, WriterThread, Written
+from stepgrant_gateway.core.chain import checkpoint_message
+from stepgrant_gateway.core.errors import GatewayError, UnrecordedError
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.ledger import GENESIS, ChainHead, Record
+from stepgrant_gateway.core.ports import Clock, LedgerStore, Sealer, SvidSigner, Timer
+from stepgrant_gateway.core.revocation import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+BOUND: Final = timedelta(seconds=2)
+"""How long a receipt waits for the ledger before it fails: longer than a slow disk, shorter than a caller's patience."""
+MAX_WAITING_BATCHES: Final = 4096
+MAX_GROUP_BATCHES: Final = 256
+"""Batches that one commit takes: more would make the first of them wait for the last."""
+FIRST_RETRY: Final = timedelta(milliseconds=50)
+LAST_RETRY: Final = timedelta(seconds=5)
+CHECKPOINT_EVENTS: Final = 1024
+CHECKPOINT_SPAN: Final = timedelta(seconds=5)
+TAIL_PAGE: Final = 256
+
+_NOT_RECORDED: Final = (
+    "the ledger could not record this: it was not done. Try again; if it goes on, see the gateway's log."
+)
+_LATE: Final = "the ledger did not answer within {:g} s: {}."
+_OVERLOADED: Final = "too much waits for the ledger: this was not done. Try again later."
+_CLOSED: Final = "the ledger is closed: this was not done."
+
+
+class _State(Enum):
+    NEW = "new"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    events: tuple[Event, ...]
+    receipt: PendingReceipt
+
+
+def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]:
+    """Ends of what became durable after its receipt had failed: a task nobody was told of is closed.
+
+    For a step nothing is left to do here: whoever hears that a grant is unrecorded ends the step, and records that.
+    """
+    reason = "the ledger answered too late: the task was never handed out."
+    return [
+        Event(EventType.TASK_CLOSED, now, {"task": event.data["task"], "code": "undelivered", "reason": reason})
+        for event in events
+        if event.type is EventType.TASK_OPENED
+    ]
+
+
+class Recorder:
+    """`Journal` and `LedgerHead` of one gateway instance. All of it runs on one loop; the store only on one thread.
+
+    While a group is committed the next one gathers. When an append fails, what the store says is durable decides;
+    while it does not say, nothing more is written.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        sealer: Sealer,
+        clock: Clock,
+        instance_id: str,
+        *,
+        signer: SvidSigner | None = None,
+        bound: timedelta = BOUND,
+        undelivered: Callable[[Sequence[Event], datetime], Sequence[Event]] = close_undelivered,
+    ) -> None:
+        """`undelivered` gives the ends of events that became durable after their receipt had failed."""
+        self._store = store
+        self._clock = clock
+        self._signer = signer
+        self._bound = bound
+        self._undelivered = undelivered
+        self._writer = ChainWriter(store, sealer, instance_id)
+        self._thread = WriterThread(f"ledger-{instance_id}")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._state = _State.NEW
+        self._waiting: deque[_Batch] = deque()
+        self._group: tuple[_Batch, ...] = ()
+        self._due: deque[PendingReceipt] = deque()
+        self._bound_timer: Timer | None = None
+        self._retry_timer: Timer | None = None
+        self._retry_after = FIRST_RETRY
+        self._head = ChainHead(instance_id, 0, GENESIS)
+        self._latest: datetime | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._checkpoint_at = timedelta(0)
+        self._moved: list[asyncio.Future[None]] = []
+
+    @property
+    def position(self) -> int:
+        """Sequence of the last durable event; 0 before the first."""
+        return self._head.sequence
+
+    @property
+    def head(self) -> ChainHead:
+        """The durable end of this instance's chain."""
+        return self._head
+
+    @property
+    def latest_at(self) -> datetime | None:
+        """Time of the latest durable event of all chains: a wall clock behind it must not mint (design 4)."""
+        return self._latest
+
+    async def start(self, data: Mapping[str, Any] | None = None) -> int:
+        """Begins the chain with `gateway.started`, which names the heads of the chains found; its sequence, 1.
+
+        Raises:
+            LedgerBrokenError: what the store holds is no ledger.
+            UnrecordedError: the first event could not be recorded.
+        """
+        self._loop = asyncio.get_running_loop()
+        found: asyncio.Future[tuple[Event, datetime | None]] = self._loop.create_future()
+
+        def opened(result: tuple[Event, datetime | None] | BaseException) -> None:
+            if found.done():
+                return
+            if isinstance(result, BaseException):
+                found.set_exception(result)
+            else:
+                found.set_result(result)
+
+        self._thread.submit(self._loop, partial(self._writer.started, self._clock.now(), data or {}), opened)
+        try:
+            started, self._latest = await found
+            self._state = _State.OPEN
+            return await self.record(started).durable()
+        except BaseException:
+            # Without its first event there is no chain: nothing else may become the first.
+            self._stop(_CLOSED)
+            raise
+
+    def record(self, *events: Event) -> PendingReceipt:
+        """See `Journal`."""
+        receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=False)
+        if self._state is not _State.OPEN:
+            receipt.break_(_CLOSED)
+        elif len(self._waiting) >= MAX_WAITING_BATCHES:
+            receipt.break_(_OVERLOADED)
+        else:
+            self._take(_Batch(events, receipt))
+        return receipt
+
+    def record_end(self, *events: Event) -> PendingReceipt:
+        """See `Journal`. Taken also while the journal closes; only a closed one cannot, and says so in the log."""
+        receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=True)
+        if self._state in {_State.NEW, _State.CLOSED}:
+            receipt.break_(_CLOSED)
+            logger.error("the ledger is closed: %s cannot be recorded", ", ".join(event.type.value for event in events))
+        else:
+            self._take(_Batch(events, receipt))
+        return receipt
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer."""
+        if self._signer is None or self._head.sequence == 0:
+            return self._checkpoint
+        last, now = self._checkpoint, self._clock.monotonic()
+        ahead = self._head.sequence - (last.sequence if last else 0)
+        due = last is None or ahead >= CHECKPOINT_EVENTS or now - self._checkpoint_at >= CHECKPOINT_SPAN
+        if ahead and due:
+            try:
+                signature, chain = self._signer.sign(checkpoint_message(self._head))
+            except Exception:
+                logger.exception("the ledger's checkpoint could not be signed; the one before stays")
+                return last
+            head = self._head
+            self._checkpoint = Checkpoint(head.instance_id, head.sequence, head.hash, chain, signature)
+            self._checkpoint_at = now
+        return self._checkpoint
+
+    async def tail(self, after: int, *, follow: bool) -> AsyncIterator[Record]:
+        """Durable records of this instance with a sequence above `after`; with `follow`, also those to come."""
+        while True:
+            if after < self._head.sequence:
+                page = await asyncio.to_thread(self._store.read, self._head.instance_id, after, TAIL_PAGE)
+                for record in page:
+                    yield record
+                    after = record.sequence
+                if page:
+                    continue
+            if not follow or self._state is _State.CLOSED:
+                return
+            moved = asyncio.get_running_loop().create_future()
+            self._moved.append(moved)
+            await moved
+
+    async def close(self) -> None:
+        """Records `gateway.stopped` after all that waits, and ends. What the ledger does not take in time is logged."""
+        if self._state is _State.OPEN:
+            self._state = _State.CLOSING
+            try:
+                await self.record_end(Event(EventType.GATEWAY_STOPPED, self._clock.now(), {})).durable()
+            except UnrecordedError:
+                lost = [batch for batch in (*self._group, *self._waiting) if batch.receipt.is_end]
+                logger.error("the ledger did not take the last %d ends before the gateway stopped", len(lost))  # noqa: TRY400 - the ledger's own error is logged already
+        self._stop(_CLOSED)
+
+    def _take(self, batch: _Batch) -> None:
+        self._waiting.append(batch)
+        self._due.append(batch.receipt)
+        if self._bound_timer is None:
+            self._bound_timer = self._clock.call_at(batch.receipt.deadline, self._overdue)
+        self._write_next()
+
+    def _write_next(self) -> None:
+        if self._group or self._retry_timer is not None or not self._waiting or self._loop is None:
+            return
+        count = min(len(self._waiting), MAX_GROUP_BATCHES)
+        self._group = tuple(self._waiting.popleft() for _ in range(count))
+        work = partial(self._writer.write, [batch.events for batch in self._group])
+        self._thread.submit(self._loop, work, self._written)
+
+    def _written(self, result: Written | BaseException) -> None:
+        if self._state is _State.CLOSED:
+            return
+        if isinstance(result, BaseException):
+            logger.critical("the ledger is closed for good; nothing is granted any more", exc_info=result)
+            self._stop(str(result) if isinstance(result, GatewayError) else _NOT_RECORDED)
+            return
+        if result.durable is None:
+            self._retry(self._settle)
+            return
+        group, self._group = self._group, ()
+        self._advance(result, group)
+        again: list[_Batch] = []
+        undelivered: list[Event] = []
+        for index, (batch, sequence) in enumerate(zip(group, result.sequences, strict=True)):
+            if sequence is not None:
+                if batch.receipt.broken and not batch.receipt.is_end:
+                    undelivered += batch.events
+                batch.receipt.keep(sequence)
+            elif not batch.receipt.is_end:
+                batch.receipt.break_(_NOT_RECORDED)
+            elif index in result.invalid:
+                logger.critical("an end cannot be recorded as it is: the ledger is closed for good")
+                self._stop(_NOT_RECORDED)
+                return
+            else:
+                again.append(batch)
+        self._waiting.extendleft(reversed(again))
+        self._end_undelivered(undelivered)
+        if again:
+            self._retry(self._resume)
+        else:
+            self._retry_after = FIRST_RETRY
+            self._write_next()
+
+    def _advance(self, result: Written, group: Sequence[_Batch]) -> None:
+        self._head = result.head
+        times = [event.at for batch in group for event in batch.events] if result.durable else []
+        if times:
+            self._latest = max(times) if self._latest is None else max(self._latest, *times)
+        moved, self._moved = self._moved, []
+        for waiter in moved:
+            if not waiter.done():
+                waiter.set_result(None)
+        while self._due and not self._due[0].pending:
+            self._due.popleft()
+
+    def _end_undelivered(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        logger.warning("%d events became durable after their callers were told that they had not", len(events))
+        ends = tuple(self._undelivered(events, self._clock.now()))
+        if ends:
+            receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=True)
+            # Before anything else: nothing is minted until what was not delivered has ended.
+            self._waiting.appendleft(_Batch(ends, receipt))
+
+    def _retry(self, then: Callable[[], None]) -> None:
+        self._retry_timer = self._clock.call_at(self._clock.monotonic() + self._retry_after, then)
+        self._retry_after = min(self._retry_after * 2, LAST_RETRY)
+
+    def _settle(self) -> None:
+        self._retry_timer = None
+        if self._loop is not None and self._state is not _State.CLOSED:
+            self._thread.submit(self._loop, self._writer.settle, self._written)
+
+    def _resume(self) -> None:
+        self._retry_timer = None
+        self._write_next()
+
+    def _overdue(self) -> None:
+        self._bound_timer = None
+        now = self._clock.monotonic()
+        while self._due and (not self._due[0].pending or self._due[0].deadline <= now):
+            receipt = self._due.popleft()
+            outcome = "in force, not yet recorded" if receipt.is_end else "this was not done"
+            receipt.break_(_LATE.format(self._bound.total_seconds(), outcome))
+        self._waiting = deque(batch for batch in self._waiting if batch.receipt.is_end or not batch.receipt.broken)
+        if self._due:
+            self._bound_timer = self._clock.call_at(self._due[0].deadline, self._overdue)
+
+    def _stop(self, reason: str) -> None:
+        self._state = _State.CLOSED
+        for timer in (self._bound_timer, self._retry_timer):
+            if timer is not None:
+                timer.cancel()
+        for batch in (*self._group, *self._waiting):
+            batch.receipt.break_(reason)
+        self._waiting.clear()
+        self._thread.stop()
+        moved, self._moved = self._moved, []
+        for waiter in moved:
+            if not waiter.done():
+                waiter.set_result(None)

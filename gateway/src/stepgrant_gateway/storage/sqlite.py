@@ -1,0 +1,255 @@
+"""The ledger in one SQLite file: WAL, synced at each commit, one writer."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from stepgrant_gateway.core.chain import follow_chain
+from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError
+from stepgrant_gateway.core.ledger import GENESIS, ChainHead, DataKey, Record, SealedInput, WrappedKey
+from stepgrant_gateway.storage.files import hold, prepare, recognise
+
+TAIL_CHECKED: Final = 1024
+"""Records at the end of each chain that are verified on opening; folding and `audit verify` verify all of them."""
+
+_RECORDS: Final = (
+    "SELECT instance, sequence, previous_hash, hash, body FROM records JOIN chains USING (chain)"
+    " WHERE instance = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+)
+
+
+class SqliteLedger:
+    """`LedgerStore` and `InputStore` in one file, held by this process until `close`.
+
+    Reads have a connection of their own, so that they do not wait for the writer. After a failed write the writing
+    connection is given up, and the next one moves what the log holds into the file, synced, before it says what is there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens the ledger, or makes it.
+
+        Raises:
+            LedgerUnusableError: held by another process, open to others, another program's, or of a newer version.
+            LedgerBrokenError: the end of a chain does not verify.
+        """
+        self._path = path
+        self._closed = False
+        self._writing = Lock()
+        self._reading = Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._heads: dict[str, ChainHead] = {}
+        self._hold = hold(path)
+        try:
+            prepare(path)
+            self._writer = self._open_writer()
+            self._reader = _connect(path, read_only=True)
+            self._check_tails()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey] = ()) -> None:
+        """See `LedgerStore`."""
+        with self._writing:
+            writer = self._writer or self._open_writer()
+            self._writer = writer
+            for record in records[:1]:
+                self._refuse_fork(record)
+            try:
+                writer.execute("BEGIN IMMEDIATE")
+                _insert(writer, records, inputs, keys)
+                writer.execute("COMMIT")
+            except BaseException:
+                self._give_up()
+                raise
+            if records:
+                last = records[-1]
+                self._heads[last.instance_id] = ChainHead(last.instance_id, last.sequence, last.hash)
+
+    def heads(self) -> Sequence[ChainHead]:
+        """See `LedgerStore`."""
+        with self._writing:
+            if self._writer is None:
+                self._writer = self._open_writer()
+            return list(self._heads.values())
+
+    def read(self, instance_id: str, after: int, limit: int) -> Sequence[Record]:
+        """See `LedgerStore`."""
+        with self._reading:
+            return _read(self._read_connection(), instance_id, after, limit)
+
+    def input_of(self, instance_id: str, sequence: int) -> tuple[SealedInput, DataKey] | None:
+        """See `InputStore`."""
+        with self._reading:
+            return _input_of(self._read_connection(), instance_id, sequence)
+
+    def expire(self, before: date) -> int:
+        """See `InputStore`. What is deleted is overwritten, in the log too, unless a reader still holds on to it."""
+        with self._writing:
+            writer = self._writer or self._open_writer()
+            self._writer = writer
+            count = writer.execute("DELETE FROM data_keys WHERE day < ?", (before.isoformat(),)).rowcount
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return count
+
+    def close(self) -> None:
+        """Lets go of the file. Harmless when closed already."""
+        if self._closed:
+            return
+        self._closed = True
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                connection.close()
+        os.close(self._hold)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._closed:
+            raise LedgerUnusableError(f"{self._path} is closed.")
+        writer = _connect(self._path, read_only=False)
+        try:
+            recognise(writer, self._path, create=True)
+            # WAL with FULL syncs the log at each commit: what COMMIT said survives a power loss (NORMAL would not).
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+                writer.execute(f"PRAGMA {pragma}").fetchone()
+            # What a failed sync left in the log only seems durable; moving it into the file syncs it for good.
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._heads = _heads(writer)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def _read_connection(self) -> sqlite3.Connection:
+        if self._reader is None or self._closed:
+            raise LedgerUnusableError(f"{self._path} is closed.")
+        return self._reader
+
+    def _give_up(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(sqlite3.Error):
+                writer.rollback()
+            with suppress(sqlite3.Error):
+                writer.close()
+
+    def _refuse_fork(self, first: Record) -> None:
+        head = self._heads.get(first.instance_id, ChainHead(first.instance_id, 0, GENESIS))
+        if (first.sequence, first.previous_hash) != (head.sequence + 1, head.hash):
+            raise LedgerBrokenError(
+                f"ledger of gateway instance {first.instance_id}: record {first.sequence} does not follow record"
+                f" {head.sequence}."
+            )
+
+    def _check_tails(self) -> None:
+        for head in self._heads.values():
+            start = max(0, head.sequence - TAIL_CHECKED)
+            after = None
+            if start:
+                before = self.read(head.instance_id, start - 1, 1)
+                after = ChainHead(head.instance_id, start, before[0].hash if before else GENESIS)
+            tail = self.read(head.instance_id, start, TAIL_CHECKED)
+            for _ in follow_chain(head.instance_id, tail, after=after):
+                pass
+
+
+class SqliteLedgerReader:
+    """A ledger file opened to be read only, also while its gateway runs: `read`, `heads` and `input_of`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            LedgerUnusableError: not there, another program's, or of a newer version.
+        """
+        if not path.is_file():
+            raise LedgerUnusableError(f"{path} is not there. Name the ledger's file, as in gateway.toml.")
+        self._reader = _connect(path, read_only=True)
+        try:
+            recognise(self._reader, path, create=False)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def heads(self) -> Sequence[ChainHead]:
+        """See `LedgerStore`."""
+        return list(_heads(self._reader).values())
+
+    def read(self, instance_id: str, after: int, limit: int) -> Sequence[Record]:
+        """See `LedgerStore`."""
+        return _read(self._reader, instance_id, after, limit)
+
+    def input_of(self, instance_id: str, sequence: int) -> tuple[SealedInput, DataKey] | None:
+        """See `InputStore`."""
+        return _input_of(self._reader, instance_id, sequence)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._reader.close()
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    try:
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise LedgerUnusableError(f"{path} cannot be opened: {error}.") from error
+
+
+def _insert(
+    writer: sqlite3.Connection, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey]
+) -> None:
+    if records:
+        instance_id = records[0].instance_id
+        if records[0].sequence == 1:
+            writer.execute("INSERT INTO chains (instance) VALUES (?)", (instance_id,))
+        chain = writer.execute("SELECT chain FROM chains WHERE instance = ?", (instance_id,)).fetchone()[0]
+        writer.executemany(
+            "INSERT INTO records (chain, sequence, previous_hash, hash, body) VALUES (?, ?, ?, ?, ?)",
+            [(chain, record.sequence, record.previous_hash, record.hash, record.body) for record in records],
+        )
+    for key in keys:
+        day = key.day.isoformat()
+        if writer.execute("INSERT OR IGNORE INTO data_keys VALUES (?, ?)", (key.key_id, day)).rowcount:
+            wrapped = [(key.key_id, item.recipient, item.ciphertext) for item in key.wrapped]
+            writer.executemany("INSERT INTO wrapped_keys VALUES (?, ?, ?)", wrapped)
+    writer.executemany(
+        "INSERT INTO inputs VALUES (?, ?, ?, ?, ?)",
+        [(item.instance_id, item.sequence, item.key_id, item.nonce, item.ciphertext) for item in inputs],
+    )
+
+
+def _heads(connection: sqlite3.Connection) -> dict[str, ChainHead]:
+    rows = connection.execute(
+        "SELECT instance, sequence, hash FROM chains JOIN records USING (chain) WHERE sequence ="
+        " (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
+    )
+    return {instance: ChainHead(instance, sequence, hashed) for instance, sequence, hashed in rows}
+
+
+def _read(connection: sqlite3.Connection, instance_id: str, after: int, limit: int) -> list[Record]:
+    try:
+        return [Record(*row) for row in connection.execute(_RECORDS, (instance_id, after, limit))]
+    except sqlite3.DatabaseError as error:
+        raise LedgerBrokenError(f"ledger of gateway instance {instance_id}: cannot be read: {error}.") from error
+
+
+def _input_of(connection: sqlite3.Connection, instance_id: str, sequence: int) -> tuple[SealedInput, DataKey] | None:
+    row = connection.execute(
+        "SELECT key_id, nonce, ciphertext, day FROM inputs JOIN data_keys USING (key_id)"
+        " WHERE instance = ? AND sequence = ?",
+        (instance_id, sequence),
+    ).fetchone()
+    if row is None:
+        return None
+    key_id, nonce, ciphertext, day = row
+    wrapped = connection.execute("SELECT recipient, ciphertext FROM wrapped_keys WHERE key_id = ?", (key_id,))
+    key = DataKey(key_id, date.fromisoformat(day), tuple(WrappedKey(*item) for item in wrapped))
+    return SealedInput(instance_id, sequence, key_id, nonce, ciphertext), key
