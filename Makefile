@@ -1,0 +1,55 @@
+# What a newcomer needs: make demo, make test. The rest is for those who change things.
+PYTHON ?= python3
+BIN := .venv/bin
+LOCKED := .venv/.locked
+
+.PHONY: help setup demo test test-slow lint guards proto proto-check lock agentdojo bench clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(LOCKED) ## an environment with what the lock names, and both distributions in it
+
+$(LOCKED): requirements.lock sdk/pyproject.toml gateway/pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the locked dependencies and both distributions ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable sdk --editable gateway
+	@touch $@
+
+demo: setup ## the product doing its job, as separate processes on loopback
+	@$(BIN)/python examples/demo/run.py
+
+test: setup ## unit, contract, property and integration tests
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup ## tests that install packages or start whole programs
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup ## ruff, mypy strict, import contracts, generated code, file sizes
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/sizes.py
+
+guards: setup ## switches each guard off and demands that its test fails
+	@$(BIN)/python tools/guards.py
+
+proto: ## generates sdk/src/stepgrant/v1 from proto/, with tools in an environment of their own
+	@tools/proto/generate sdk/src
+
+proto-check: ## the committed generated code is what proto/ gives
+	@tools/proto/check
+
+lock: ## resolves requirements.lock anew
+	@tools/lock
+
+agentdojo: setup ## AgentDojo's banking suite through a running gateway
+	@examples/agentdojo/run
+
+bench: setup ## microbenchmarks of the parts
+	@$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+
+clean: ## removes the environments and caches
+	rm -rf .venv .venv-* .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
