@@ -61,7 +61,7 @@ class Child:
         Raises:
             ChildError: none came.
         """
-        assert self._process.stdin is not None  # noqa: S101 - opened as a pipe above
+        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
@@ -75,7 +75,7 @@ class Child:
         Raises:
             ChildError: none came.
         """
-        assert self._process.stdout is not None  # noqa: S101 - opened as a pipe above
+        assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
         line = self._process.stdout.readline() if ready else ""
         if not line:

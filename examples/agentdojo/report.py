@@ -90,9 +90,7 @@ def _decisions(benign: Sequence[Result], attacked: Sequence[Result], seconds: fl
         *(f"  forbidden {count}: {reason}" for reason, count in reasons.most_common()),
         f"  user tasks alone: {sum(o['granted'] for o in users)} of {len(users)} calls granted",
         f"  injected writes: {sum(o['granted'] for o in writes)} of {len(writes)} granted",
-        f"declare -> granted: p50 {_quantile(granted, 0.5):.1f} ms, p99 {_quantile(granted, 0.99):.1f} ms"
-        f" (n={len(granted)}); -> denied: p50 {_quantile(denied, 0.5):.1f} ms, p99 {_quantile(denied, 0.99):.1f} ms"
-        f" (n={len(denied)})",
+        f"declare -> granted: {_spread(granted)}; -> denied: {_spread(denied)}",
     ]
 
 
@@ -121,6 +119,10 @@ def _sinks(arguments: Mapping[str, Any]) -> str:
 def _answer(outcome: Mapping[str, Any]) -> str:
     told = "; ".join(f"{answer['code']}: {answer.get('reason', '')}" for answer in outcome["declared"])
     return f"{told} {outcome.get('refused', '')}".strip()
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"p50 {_quantile(values, 0.5):.1f} ms, p99 {_quantile(values, 0.99):.1f} ms (n={len(values)})"
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
