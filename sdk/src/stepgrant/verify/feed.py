@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from stepgrant.errors import InvalidInputError, ProtocolError
+from stepgrant.errors import InvalidInputError, InvalidSvidError, ProtocolError
 from stepgrant.feed import AnnouncedKey, FeedEvent, Heartbeat, Snapshot
 from stepgrant.verify.keys import Checkpoints, GatewayAuthority, TrustedKey, TrustedKeys
 from stepgrant.verify.view import RevocationView
+
+_log = logging.getLogger(__name__)
 
 
 class TrustedFeed:
@@ -49,8 +52,12 @@ class TrustedFeed:
         known, keys = self._keys.copy(), TrustedKeys()
         try:
             for announced in event.item.keys:
-                known.accept(announced, authority, now)  # the same id must not have stood for another key
-                keys.accept(announced, authority, now)
+                try:
+                    known.accept(announced, authority, now)  # the same id must not have stood for another key
+                    keys.accept(announced, authority, now)
+                except InvalidSvidError as error:
+                    # Announced under an SVID that has run out since: not trusted, and no reason to trust nothing at all.
+                    _log.warning("Key %s is not trusted: %s", announced.kid, error)
             self._hear(event.item.heartbeat, authority, now)
         except InvalidInputError as error:
             raise ProtocolError(f"the feed's snapshot does not verify: {error}") from error
