@@ -134,7 +134,7 @@ def read_yaml(file: str, content: bytes) -> Value:
 def _refuse_structure(file: str, text: str) -> None:
     depth = count = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
+        line = _line(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -153,8 +153,13 @@ def _refuse_structure(file: str, text: str) -> None:
             raise refused(file, line, f"more than {MAX_YAML_DEPTH} levels or {MAX_YAML_NODES} values")
 
 
+def _line(mark: Any) -> int:
+    line: int = 0 if mark is None else mark.line + 1
+    return line
+
+
 def _value(file: str, node: Node) -> Value:
-    line = node.start_mark.line + 1
+    line = _line(node.start_mark)
     if isinstance(node, SequenceNode):
         return Value(file, line, tuple(_value(file, item) for item in node.value), {})
     if isinstance(node, MappingNode):
@@ -166,7 +171,7 @@ def _mapping(file: str, line: int, node: MappingNode) -> Value:
     entries: dict[str, Value] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
-        key_line = key_node.start_mark.line + 1
+        key_line = _line(key_node.start_mark)
         if not isinstance(key_node, ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
             raise refused(file, key_line, "a key that is no text; put it in quotes")
         key = key_node.value
