@@ -42,8 +42,8 @@ async def echo(svid: IssuedSvid, authority: TestAuthority, port: int = 0) -> Asy
         await server.stop(None)
 
 
-async def probe(port: int, me: IdentitySnapshot, timeout: timedelta = timedelta(seconds=5)) -> PinnedServer:
-    return await asyncio.to_thread(probe_server, "127.0.0.1", port, GATEWAY, me, NOW, timeout)
+async def probe(port: int, me: IdentitySnapshot, patience: timedelta = timedelta(seconds=5)) -> PinnedServer:
+    return await asyncio.to_thread(probe_server, "127.0.0.1", port, GATEWAY, me, NOW, patience)
 
 
 async def say(port: int, me: IdentitySnapshot, pinned: PinnedServer) -> bytes:
@@ -73,7 +73,7 @@ async def test_a_common_name_serves_when_there_is_no_dns_name() -> None:
 async def test_a_server_without_any_name_is_refused_with_what_to_do() -> None:
     authority = TestAuthority()
     async with echo(authority.issue("gateway"), authority) as port:
-        with pytest.raises(GatewayUnavailableError, match="share no DNS name.*-dns"):
+        with pytest.raises(GatewayUnavailableError, match=r"share no DNS name.*-dns"):
             await probe(port, authority.snapshot("agent/support"))
 
 
@@ -100,7 +100,7 @@ async def test_an_impostor_gateway_with_the_right_dns_name_is_refused(
     """INV-11: the probe refuses whoever is not the expected ID, whatever DNS name the CA gave it."""
     authority = TestAuthority()
     async with echo(impostor(authority), authority) as port:
-        with pytest.raises(GatewayUnavailableError, match="did not prove to be spiffe://acme.org/gateway"):
+        with pytest.raises(GatewayUnavailableError, match=r"did not prove to be spiffe://acme\.org/gateway"):
             await probe(port, authority.snapshot("agent/support"))
 
 

@@ -1,0 +1,192 @@
+"""The embedded trust domain `dev.stepgrant.test`: a CA that lives in memory and dies with the process."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from stepgrant.errors import InvalidIdError
+from stepgrant.spiffe.bundles import X509Bundle
+from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant_gateway.core.errors import ConfigError
+
+DEV_TRUST_DOMAIN: Final = "dev.stepgrant.test"
+SVID_TTL: Final = timedelta(hours=1)
+AUTHORITY_TTL: Final = timedelta(days=365)
+BACKDATED: Final = timedelta(seconds=30)
+"""How far before its issue an SVID is valid from: what other clocks on one machine may differ by."""
+MAX_IDENTITIES: Final = 256
+
+_DNS_NAME: Final = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DevIdentity:
+    """One identity of dev.toml: `path` without leading slash. A server needs one of `dns` for gRPC to connect to it."""
+
+    path: str
+    dns: tuple[str, ...] = ()
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        """The ID in the dev trust domain."""
+        return SpiffeId(DEV_TRUST_DOMAIN, f"/{self.path}")
+
+
+@dataclass(frozen=True, slots=True)
+class DevSvid:
+    """An issued SVID: `chain_der` leaf first, `key_der` PKCS#8."""
+
+    spiffe_id: SpiffeId
+    chain_der: tuple[bytes, ...] = field(repr=False)
+    key_der: bytes = field(repr=False)
+    not_after: datetime
+
+
+class DevTrustDomain:
+    """The throw-away CA of `identities`. `now` is the wall clock, aware; each SVID is valid for `svid_ttl`."""
+
+    def __init__(
+        self, identities: Iterable[DevIdentity], now: Callable[[], datetime], *, svid_ttl: timedelta = SVID_TTL
+    ) -> None:
+        self.identities: Mapping[str, DevIdentity] = {identity.path: identity for identity in identities}
+        self.svid_ttl = svid_ttl
+        self._now = now
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DEV_TRUST_DOMAIN)])
+        self._root = self._self_signed()
+        self.bundle = X509Bundle(DEV_TRUST_DOMAIN, (self._root.public_bytes(Encoding.DER),))
+
+    def issue(self, path: str) -> DevSvid:
+        """A fresh SVID and key for the identity of this path.
+
+        Raises:
+            ConfigError: dev.toml lists no such identity.
+        """
+        identity = self.identities.get(path)
+        if identity is None:
+            raise ConfigError(
+                f"dev.toml lists no identity {path!r}; it has {', '.join(sorted(self.identities)) or 'none'}"
+            )
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = self._now().replace(microsecond=0)
+        not_after = min(now + self.svid_ttl, self._root.not_valid_after_utc)
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(identity.spiffe_id))]
+        names += [x509.DNSName(name) for name in identity.dns]
+        leaf = (
+            self._builder(key.public_key(), now - BACKDATED, not_after)
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "stepgrant dev")]))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return DevSvid(
+            spiffe_id=identity.spiffe_id,
+            chain_der=(leaf.public_bytes(Encoding.DER),),
+            key_der=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+            not_after=not_after,
+        )
+
+    def _self_signed(self) -> x509.Certificate:
+        now = self._now().replace(microsecond=0)
+        return (
+            self._builder(self._key.public_key(), now - BACKDATED * 2, now + AUTHORITY_TTL)
+            .subject_name(self._name)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def _builder(
+        self, key: ec.EllipticCurvePublicKey, not_before: datetime, not_after: datetime
+    ) -> x509.CertificateBuilder:
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_after)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(issuer, critical=False)
+        )
+
+
+def parse_dev_toml(text: str, *, file: str = "dev.toml") -> tuple[DevIdentity, ...]:
+    """The identities of dev.toml: tables `[identities."agent/support"]`, each with the optional array `dns`.
+
+    Raises:
+        ConfigError: it says anything else; the text names file and line.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    unknown = sorted(set(document) - {"identities"})
+    tables = document.get("identities")
+    if unknown:
+        raise ConfigError(f"{_place(file, text, unknown[0])}: unknown key `{unknown[0]}`; the only one is `identities`")
+    if not isinstance(tables, dict) or not 1 <= len(tables) <= MAX_IDENTITIES:
+        raise ConfigError(
+            f'{file}: `identities` has 1 to {MAX_IDENTITIES} tables, such as [identities."agent/support"]'
+        )
+    return tuple(_identity(file, text, path, table) for path, table in tables.items())
+
+
+def _identity(file: str, text: str, path: str, table: Any) -> DevIdentity:
+    place = _place(file, text, path)
+    try:
+        parse_spiffe_id(f"spiffe://{DEV_TRUST_DOMAIN}/{path}", what=f"identity {path!r}")
+    except InvalidIdError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f'{place}: identity {path!r} is not a table; write [identities."{path}"]')
+    unknown = sorted(set(table) - {"dns"})
+    if unknown:
+        raise ConfigError(
+            f"{_place(file, text, unknown[0])}: unknown key `{unknown[0]}` of {path!r}; the only one is `dns`"
+        )
+    dns = table.get("dns", [])
+    if not isinstance(dns, list) or not all(isinstance(name, str) and _DNS_NAME.fullmatch(name) for name in dns):
+        raise ConfigError(f'{place}: `dns` of {path!r} is an array of DNS names in lower case, such as ["stepgrant"]')
+    return DevIdentity(path, tuple(dns))
+
+
+def _place(file: str, text: str, key: str) -> str:
+    """File and line where `key` first stands (tomllib gives no positions)."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if key in line.partition("#")[0]:
+            return f"{file}:{number}"
+    return file
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )

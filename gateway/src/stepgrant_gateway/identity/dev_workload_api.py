@@ -1,0 +1,171 @@
+"""A real SPIFFE Workload API for the dev trust domain: one Unix socket per identity, open to its owner only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+import grpc
+from spiffe._proto import workload_pb2, workload_pb2_grpc
+
+from stepgrant_gateway.core.errors import ConfigError
+from stepgrant_gateway.core.ports import Clock, Timer
+from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, DevSvid, DevTrustDomain
+
+MAX_SOCKET_PATH: Final = 100
+"""Bytes of a socket's path: `sun_path` holds 104 on macOS, 108 on Linux."""
+SECURITY_HEADER: Final = ("workload.spiffe.io", "true")
+
+_log = logging.getLogger(__name__)
+_Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class DevWorkloadApi:
+    """Serves each identity of `domain` at a socket of its own in `directory` while it is entered.
+
+    Whoever can open a socket is that identity; the directory (0700) and the sockets (0600) say who can. SVIDs are rotated
+    at half their life, by `clock`, and streams get the new one at once.
+    """
+
+    def __init__(self, domain: DevTrustDomain, directory: Path, clock: Clock) -> None:
+        self._domain = domain
+        self._directory = directory
+        self._clock = clock
+        self._servers: list[grpc.aio.Server] = []
+        self._current: dict[str, DevSvid] = {}
+        self._changed = asyncio.Event()
+        self._timer: Timer | None = None
+
+    def socket_for(self, path: str) -> str:
+        """The address for `SPIFFE_ENDPOINT_SOCKET`, `unix:/...`, of the identity with this path.
+
+        Raises:
+            ConfigError: dev.toml lists no such identity.
+        """
+        if path not in self._domain.identities:
+            listed = ", ".join(sorted(self._domain.identities))
+            raise ConfigError(f"dev.toml lists no identity {path!r}; it has {listed}")
+        return f"unix:{self._socket(path)}"
+
+    def svid(self, path: str) -> DevSvid:
+        """The SVID that the socket of this path hands out now."""
+        return self._current[path]
+
+    def rotate(self) -> None:
+        """Issues all SVIDs anew, now, and sends them to all streams."""
+        self._current = {path: self._domain.issue(path) for path in self._domain.identities}
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_at(self._clock.monotonic() + self._domain.svid_ttl / 2, self.rotate)
+
+    async def __aenter__(self) -> Self:
+        self._prepare()
+        self.rotate()
+        try:
+            for path in self._domain.identities:
+                await self._serve(path)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def wait_changed(self) -> None:
+        """Returns at the next rotation."""
+        await self._changed.wait()
+
+    def bundles(self) -> dict[str, bytes]:
+        """The bundle of the trust domain by its ID, DER certificates one after the other."""
+        return {f"spiffe://{DEV_TRUST_DOMAIN}": b"".join(self._domain.bundle.authorities)}
+
+    def _prepare(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = self._directory.stat()
+        if found.st_uid != os.getuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ConfigError(
+                f"{self._directory} is open to others, and who opens a socket in it is that identity: chmod 700 it"
+            )
+        for path in self._domain.identities:
+            if len(os.fsencode(self._socket(path))) > MAX_SOCKET_PATH:
+                raise ConfigError(f"{self._socket(path)} is too long for a Unix socket: choose a shorter directory")
+
+    async def _serve(self, path: str) -> None:
+        server = grpc.aio.server()
+        workload_pb2_grpc.add_SpiffeWorkloadAPIServicer_to_server(  # type: ignore[no-untyped-call]  # generated so
+            _Servicer(self, path), server
+        )
+        self._servers.append(server)
+        try:
+            server.add_insecure_port(f"unix:{self._socket(path)}")
+        except RuntimeError as error:
+            raise ConfigError(f"nothing can listen at {self._socket(path)}") from error
+        self._socket(path).chmod(0o600)
+        await server.start()
+
+    async def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*(server.stop(None) for server in self._servers))
+        self._servers.clear()
+        for path in self._domain.identities:
+            self._socket(path).unlink(missing_ok=True)
+
+    def _socket(self, path: str) -> Path:
+        # No SPIFFE ID has a tilde in it, so no two paths share a name.
+        return self._directory / f"{path.replace('/', '~')}.sock"
+
+
+class _Servicer(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
+    """The Workload API as one identity sees it (SPIFFE Workload API, sections 5 and 6)."""
+
+    def __init__(self, api: DevWorkloadApi, path: str) -> None:
+        self._api = api
+        self._path = path
+
+    async def FetchX509SVID(  # noqa: N802 - the name in the protocol
+        self,
+        request: workload_pb2.X509SVIDRequest,  # noqa: ARG002 - empty by specification
+        context: _Context,
+    ) -> AsyncIterator[workload_pb2.X509SVIDResponse]:
+        """The SVID now, and again after each rotation."""
+        await _demand_header(context)
+        while True:
+            svid = self._api.svid(self._path)
+            entry = workload_pb2.X509SVID(
+                spiffe_id=str(svid.spiffe_id),
+                x509_svid=b"".join(svid.chain_der),
+                x509_svid_key=svid.key_der,
+                bundle=b"".join(self._api.bundles().values()),
+            )
+            yield workload_pb2.X509SVIDResponse(svids=[entry])
+            if svid is self._api.svid(self._path):
+                await self._api.wait_changed()
+
+    async def FetchX509Bundles(  # noqa: N802 - the name in the protocol
+        self,
+        request: workload_pb2.X509BundlesRequest,  # noqa: ARG002 - empty by specification
+        context: _Context,
+    ) -> AsyncIterator[workload_pb2.X509BundlesResponse]:
+        """The bundle now, and again after each rotation."""
+        await _demand_header(context)
+        while True:
+            yield workload_pb2.X509BundlesResponse(bundles=self._api.bundles())
+            await self._api.wait_changed()
+
+
+async def _demand_header(context: _Context) -> None:
+    """Refuses callers without the header that no forged request has (SPIFFE Workload Endpoint, section 4)."""
+    if SECURITY_HEADER not in {(key, value) for key, value in context.invocation_metadata() or ()}:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing from request")
