@@ -1,0 +1,71 @@
+"""INV-09: a child can only narrow: what an inner envelope admits, every envelope around it admits."""
+
+from decimal import Decimal
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepgrant_gateway.core.delegation import (
+    AnyValue,
+    AtMost,
+    Constraint,
+    Envelope,
+    Exact,
+    OneOf,
+    Prefix,
+    SubsetOf,
+    admits,
+    contains,
+    violation,
+)
+
+texts = st.sampled_from(["", "a", "b", "a/b", "a/b/c", "ab", "/", "/a", "/a/b", "a/../b", ".."])
+numbers = st.integers(-3, 3).map(Decimal)
+scalars = st.one_of(texts, numbers, st.booleans(), st.none())
+values = st.one_of(scalars, st.lists(scalars, max_size=3))
+constraints: st.SearchStrategy[Constraint] = st.one_of(
+    values.map(Exact),
+    st.lists(values, max_size=3).map(lambda items: OneOf(tuple(items))),
+    numbers.map(AtMost),
+    texts.map(Prefix),
+    st.lists(scalars, max_size=3).map(lambda items: SubsetOf(tuple(items))),
+    st.just(AnyValue()),
+)
+tools = st.sampled_from(["a.x", "a.y"])
+names = st.sampled_from(["p", "q"])
+envelopes = st.dictionaries(tools, st.dictionaries(names, constraints, max_size=2), max_size=2).map(Envelope)
+calls = st.tuples(tools, st.dictionaries(names, values, max_size=2))
+
+
+@given(envelopes, envelopes, calls)
+def test_a_contained_envelope_admits_nothing_that_the_outer_one_refuses(outer, inner, call) -> None:
+    tool, arguments = call
+    if contains(outer, inner) and violation(inner, tool, arguments) is None:
+        assert violation(outer, tool, arguments) is None
+
+
+@given(envelopes, envelopes, envelopes)
+def test_containment_is_transitive(first, second, third) -> None:
+    if contains(first, second) and contains(second, third):
+        for tool in third.tools:
+            assert tool in first.tools
+
+
+@given(envelopes, calls)
+def test_what_an_envelope_does_not_name_is_refused(envelope, call) -> None:
+    tool, arguments = call
+    if tool not in envelope.tools or set(arguments) - set(envelope.tools[tool]):
+        assert violation(envelope, tool, arguments) is not None
+
+
+@given(texts, texts)
+def test_a_prefix_ends_at_a_segment(prefix: str, text: str) -> None:
+    if admits(Prefix(prefix), text):
+        rest = text[len(prefix) :]
+        assert text.startswith(prefix)
+        assert rest == "" or prefix.endswith("/") or rest.startswith("/")
+        assert ".." not in text.split("/")
+
+
+def test_an_empty_envelope_admits_no_call() -> None:
+    assert violation(Envelope({}), "a.x", {}) is not None
