@@ -40,9 +40,13 @@ _PRINTABLE: Final = re.compile(r"[!-~]+")
 _RESERVED_SERVERS: Final = frozenset(["task"])
 """`task.open` is an action of its own."""
 _RESERVED_TYPES: Final = frozenset(
-    ["true", "false", "if", "then", "else", "in", "is", "like", "has", "Bool", "Boolean", "Long", "String", "Set"]
-    + ["Record", "Entity", "Extension", "decimal", "datetime", "duration", "ipaddr", "Workload", "TaskGroup", "Label"]
-    + ["Tool", "TargetGroup", "Target", "Gateway", "TaskState", "Step", "Subject", "Peer", "Budget", "Task"]
+    (
+        *("true", "false", "if", "then", "else", "in", "is", "like", "has", "Task"),
+        *("Bool", "Boolean", "Long", "String", "Set", "Record", "Entity", "Extension"),
+        *("decimal", "datetime", "duration", "ipaddr"),
+        *("Workload", "TaskGroup", "Label", "Tool", "TargetGroup", "Target", "Gateway"),
+        *("TaskState", "Step", "Subject", "Peer", "Budget"),
+    )
 )
 """Words of Cedar, and the types that stand beside the task types in the derived schema."""
 
@@ -75,6 +79,8 @@ def read_catalog(root: Value) -> Declarations:
     if "subject" in sections:
         with findings.part():
             claims = dict(read_parameters(sections["subject"], "`subject`")[0].fields)
+            for name in {"iss", "sub"}.intersection(claims):
+                sections["subject"].refuse(f"`{name}` is always there; declare other claims", key=name)
     servers: dict[str, frozenset[str]] = {}
     tools: dict[str, ToolDeclaration] = {}
     documents: dict[str, Value] = {}

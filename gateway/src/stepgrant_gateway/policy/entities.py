@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
 
-from stepgrant_gateway.core.decision import Question
+from stepgrant.errors import ArgumentsInvalidError
+from stepgrant_gateway.core.decision import OPEN_ACTION, Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
+from stepgrant_gateway.policy.arguments import admit, cedar_decimal
 from stepgrant_gateway.policy.catalog import LoadedCatalog
+
+GATEWAY_ID: Final = "gateway"
+"""The one resource of `task.open`."""
+
+_SCHEME: Final = "spiffe://"
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_MAX_LONG: Final = 2**63 - 1
 
 
 class UnrepresentableError(GatewayError):
@@ -37,9 +49,112 @@ class CedarRequest:
 
 
 def request_for(catalog: LoadedCatalog, question: Question) -> CedarRequest:
-    """The request that asks `question`, with the entities it stands on (principal, target, gateway).
+    """The request that asks `question`, with the entities it stands on (the task; and the target or the gateway).
 
     Raises:
-        UnrepresentableError: a budget or the age is beyond what Cedar holds; deny.
+        UnrepresentableError: a budget, a parameter or a time is not what the catalog says, or beyond what Cedar holds.
     """
-    raise NotImplementedError
+    call = question.call
+    context: dict[str, Any] = {
+        "task": _task_state(question.task),
+        "step": _step(question),
+        "budget": _budget(catalog, question),
+        "peer": {"method": question.peer_method},
+        "now": {"__extn": {"fn": "datetime", "arg": _datetime(question.now)}},
+    }
+    if call is None:
+        context["open"] = {"vouched_by": question.vouched_by}
+        action, resource, groups = OPEN_ACTION, _uid("Gateway", GATEWAY_ID), []
+    else:
+        context.update(call.view)
+        action, resource = call.tool.name, _uid("Target", call.target)
+        groups = [_uid("TargetGroup", group) for group in call.target_groups]
+    principal = _principal(catalog, question.task)
+    return CedarRequest(
+        principal=principal["uid"],
+        action=_uid("Action", action),
+        resource=resource,
+        context=context,
+        entities=[principal, {"uid": resource, "attrs": {}, "parents": groups}],
+    )
+
+
+def workload_prefixes(workload: str) -> tuple[str, ...]:
+    """The SPIFFE ID and all that it lies below, segment by segment, from the trust domain on."""
+    trust_domain, *segments = workload.removeprefix(_SCHEME).split("/")
+    prefixes = [_SCHEME + trust_domain]
+    for segment in segments:
+        prefixes.append(f"{prefixes[-1]}/{segment}")
+    return tuple(prefixes)
+
+
+def _principal(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
+    shape = catalog.parameter_shapes.get(task.task_type)
+    if shape is None:
+        raise UnrepresentableError(f"the catalog has no task type {task.task_type}")
+    try:
+        attributes = admit(shape, dict(task.parameters))
+    except ArgumentsInvalidError as error:
+        # A task that was opened under an older catalog.
+        raise UnrepresentableError(f"the parameters of the task no longer fit its type: {error.reason}") from error
+    parents = [_uid("TaskGroup", group) for group in catalog.task_types[task.task_type].groups]
+    parents.extend(_uid("Workload", prefix) for prefix in workload_prefixes(task.workload))
+    return {"uid": _uid(f"Task::{task.task_type}", task.task_id), "attrs": attributes, "parents": parents}
+
+
+def _task_state(task: TaskFacts) -> dict[str, Any]:
+    milliseconds = max(0, task.age // _MILLISECOND)
+    return {
+        "labels": _references("Label", task.labels),
+        "completed": _references("Tool", task.completed),
+        "reported": _references("Tool", task.reported),
+        "denials": task.denials,
+        "age": {"__extn": {"fn": "duration", "arg": f"{milliseconds}ms"}},
+    }
+
+
+def _step(question: Question) -> dict[str, Any]:
+    step = question.step
+    shown: dict[str, Any] = {"depth": step.depth, "chain": sorted(step.chain)}
+    if step.parent_tool is not None:
+        shown["parent_tool"] = _reference("Tool", step.parent_tool)
+    return shown
+
+
+def _budget(catalog: LoadedCatalog, question: Question) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for name, budget in catalog.budgets.items():
+        value = question.budget.get(name)
+        if value is None:
+            raise UnrepresentableError(f"the value of budget {name} is not known")
+        shown[name] = _sum(name, value) if budget.is_sum else _count(name, value)
+    return shown
+
+
+def _sum(name: str, value: Decimal) -> dict[str, Any]:
+    try:
+        return cedar_decimal(value, name)
+    except ArgumentsInvalidError as error:
+        raise UnrepresentableError(f"budget {name}: {error.reason}") from error
+
+
+def _count(name: str, value: Decimal) -> int:
+    if value != value.to_integral_value() or abs(value) > _MAX_LONG:
+        raise UnrepresentableError(f"budget {name} is no count")
+    return int(value)
+
+
+def _datetime(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
+
+
+def _uid(kind: str, identifier: str) -> dict[str, str]:
+    return {"type": kind, "id": identifier}
+
+
+def _reference(kind: str, identifier: str) -> dict[str, Any]:
+    return {"__entity": {"type": kind, "id": identifier}}
+
+
+def _references(kind: str, identifiers: Iterable[str]) -> list[dict[str, Any]]:
+    return [_reference(kind, identifier) for identifier in identifiers]

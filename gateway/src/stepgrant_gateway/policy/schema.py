@@ -2,9 +2,115 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from stepgrant_gateway.core.decision import OPEN_ACTION
 from stepgrant_gateway.policy.catalog import LoadedCatalog
+from stepgrant_gateway.policy.catalog_reader import EFFECTS
+from stepgrant_gateway.policy.parts import COLUMNS
+from stepgrant_gateway.policy.shapes import Kind, Shape
+from stepgrant_gateway.policy.tools import ToolSchema
+
+NO_NAMES: Final = "(none)"
+"""The one member of an enumeration that the catalog leaves empty: no name that anybody can write, so a typo stays one."""
+EVERYWHERE: Final = {
+    "task": "TaskState",
+    "step": "Step",
+    "budget": "Budget",
+    "subject?": "Subject",
+    "peer": "Peer",
+    "now": "datetime",
+}
+"""What stands in the context of every action, `task.open` included, so that a forbid can be written over all of them."""
+
+_SIMPLE: Final = {Kind.STRING: "String", Kind.INTEGER: "Long", Kind.NUMBER: "decimal", Kind.BOOLEAN: "Bool"}
 
 
 def derive_schema(catalog: LoadedCatalog) -> str:
-    """The schema in Cedar's own text form."""
-    raise NotImplementedError
+    """The schema in Cedar's own text form.
+
+    Names that stand in it were checked when the catalog was loaded, and are quoted but for task types.
+    """
+    return "\n".join(_lines(catalog)) + "\n"
+
+
+def _lines(catalog: LoadedCatalog) -> Iterator[str]:
+    yield "entity Workload in [Workload];"
+    yield _enumeration("TaskGroup", catalog.task_groups)
+    yield _enumeration("Label", catalog.labels)
+    yield _enumeration("Tool", catalog.tools)
+    yield _enumeration("TargetGroup", catalog.target_groups)
+    yield "entity Target in [TargetGroup];"
+    yield "entity Gateway;"
+    yield "namespace Task {"
+    for name in sorted(catalog.task_types):
+        yield f"  entity {name} in [Workload, TaskGroup] {_type(catalog.parameter_shapes[name])};"
+    yield "}"
+    claims = {f"{name}?": _type(shape) for name, shape in catalog.subject_claims.items()}
+    budgets = {name: "decimal" if budget.is_sum else "Long" for name, budget in catalog.budgets.items()}
+    yield (
+        "type TaskState = { labels: Set<Label>, completed: Set<Tool>, reported: Set<Tool>, denials: Long, "
+        "age: duration };"
+    )
+    yield "type Step = { depth: Long, parent_tool?: Tool, chain: Set<String> };"
+    yield f"type Subject = {_record({'iss': 'String', 'sub': 'String', **claims})};"
+    yield "type Peer = { method: String };"
+    yield f"type Budget = {_record(budgets)};"
+    for group in (*EFFECTS, *(f"{server}.*" for server in sorted(catalog.servers))):
+        yield f"action {json.dumps(group)};"
+    principals = ", ".join(f"Task::{name}" for name in sorted(catalog.task_types))
+    yield _action(OPEN_ACTION, "", principals, "Gateway", {"open": "{ vouched_by: String }"})
+    for name, schema in sorted(catalog.schemas.items()):
+        groups = [*(effect for effect in EFFECTS if effect in schema.tool.effects), f"{name.partition('.')[0]}.*"]
+        yield _action(name, f" in {json.dumps(groups)}", principals, "Target", _own_context(schema))
+
+
+def _own_context(schema: ToolSchema) -> dict[str, str]:
+    context = {"args": _type(schema.shape)}
+    if schema.formats:
+        parts: dict[str, str] = {}
+        for name, form in schema.formats.items():
+            many = schema.shape.fields[name].shape.kind is Kind.ARRAY
+            columns = {column: f"Set<{kind}>" if many else kind for column, kind in COLUMNS[form].items()}
+            parts[_key(schema, name)] = _record(columns)
+        context["parts"] = _record(parts)
+    if schema.counted:
+        context["count"] = _record({_key(schema, name): "Long" for name in schema.counted})
+    return context
+
+
+def _key(schema: ToolSchema, name: str) -> str:
+    return f"{name}?" if schema.shape.fields[name].optional else name
+
+
+def _action(name: str, groups: str, principals: str, resource: str, own: dict[str, str]) -> str:
+    context = _record({**own, **EVERYWHERE})
+    applies = f"principal: [{principals}], resource: {resource}, context: {context}"
+    return f"action {json.dumps(name)}{groups} appliesTo {{ {applies} }};"
+
+
+def _enumeration(name: str, members: Iterable[str]) -> str:
+    return f"entity {name} enum {json.dumps(sorted(members) or [NO_NAMES])};"
+
+
+def _record(attributes: dict[str, str]) -> str:
+    written = (
+        f"{json.dumps(name.removesuffix('?'))}{'?' if name.endswith('?') else ''}: {kind}"
+        for name, kind in sorted(attributes.items())
+    )
+    return f"{{ {', '.join(written)} }}" if attributes else "{}"
+
+
+def _type(shape: Shape) -> str:
+    if shape.kind is Kind.OBJECT:
+        members = {
+            f"{name}?" if member.optional else name: _type(member.shape)
+            for name, member in shape.fields.items()
+            if member.shape.seen
+        }
+        return _record(members)
+    if shape.kind is Kind.ARRAY and shape.items is not None:
+        return f"Set<{_type(shape.items)}>"
+    return _SIMPLE[shape.kind]
