@@ -1,1 +1,22 @@
-"""Verifying grants at the resource."""
+"""Verifying grants at the resource.
+
+`Verifier.connect` keeps keys and revocations fresh; `GrantInterceptor` guards a gRPC server and `GrantMiddleware` an ASGI
+application with it; handlers read `current_call()`.
+"""
+
+from stepgrant.verify.asgi import GrantMiddleware
+from stepgrant.verify.current import current_call
+from stepgrant.verify.grpc_server import GrantInterceptor
+from stepgrant.verify.resource import Verifier
+from stepgrant.verify.verifier import DpopHolder, Holder, TlsHolder, VerifiedCall
+
+__all__ = [
+    "DpopHolder",
+    "GrantInterceptor",
+    "GrantMiddleware",
+    "Holder",
+    "TlsHolder",
+    "VerifiedCall",
+    "Verifier",
+    "current_call",
+]

@@ -51,13 +51,8 @@ class TrustedFeed:
             raise ProtocolError("the feed does not begin with a snapshot")
         known, keys = self._keys.copy(), TrustedKeys()
         try:
-            for announced in event.item.keys:
-                try:
-                    known.accept(announced, authority, now)  # the same id must not have stood for another key
-                    keys.accept(announced, authority, now)
-                except InvalidSvidError as error:
-                    # Announced under an SVID that has run out since: not trusted, and no reason to trust nothing at all.
-                    _log.warning("Key %s is not trusted: %s", announced.kid, error)
+            _accept_each(known, event.item.keys, authority, now)  # an id must not have stood for another key
+            _accept_each(keys, event.item.keys, authority, now)
             self._hear(event.item.heartbeat, authority, now)
         except InvalidInputError as error:
             raise ProtocolError(f"the feed's snapshot does not verify: {error}") from error
@@ -85,11 +80,10 @@ class TrustedFeed:
         """Trusts further keys, fetched because a grant named one that was not known.
 
         Raises:
-            InvalidInputError: one of them does not verify; none of them is trusted.
+            InvalidInputError: one of them is not fit to be a key; none of them is trusted.
         """
         keys = self._keys.copy()
-        for one in announced:
-            keys.accept(one, authority, now)
+        _accept_each(keys, announced, authority, now)
         self._keys = keys
 
     def _hear(self, heartbeat: Heartbeat, authority: GatewayAuthority, now: datetime) -> None:
@@ -97,3 +91,14 @@ class TrustedFeed:
             if heartbeat.checkpoint.instance_id != heartbeat.instance_id:
                 raise ProtocolError("a heartbeat carries the checkpoint of another instance")
             self._checkpoints.accept(heartbeat.checkpoint, authority, now)
+
+
+def _accept_each(
+    keys: TrustedKeys, announced: Iterable[AnnouncedKey], authority: GatewayAuthority, now: datetime
+) -> None:
+    for one in announced:
+        try:
+            keys.accept(one, authority, now)
+        except InvalidSvidError as error:
+            # Announced under an SVID that has run out since: not trusted, and no reason to trust nothing at all.
+            _log.warning("Key %s is not trusted: %s", one.kid, error)

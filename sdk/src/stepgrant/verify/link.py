@@ -1,0 +1,120 @@
+"""The verifier's connection to its gateway: authenticated by SPIFFE ID, pinned, and renewed with each subscription."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import timedelta
+from typing import Final
+
+import grpc
+
+from stepgrant._status import error_of
+from stepgrant._wire_feed import to_feed_event
+from stepgrant._wire_strict import refuse_unknown
+from stepgrant.clock import Clock
+from stepgrant.errors import GatewayUnavailableError, MisuseError, ProtocolError
+from stepgrant.feed import FeedEvent, Snapshot
+from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
+from stepgrant.spiffe.source import IdentitySource
+from stepgrant.v1 import types_pb2, verifier_pb2, verifier_pb2_grpc
+from stepgrant.verify.keys import GatewayAuthority
+from stepgrant.verify.upstream import Redemption
+
+CALL_TIMEOUT: Final = timedelta(seconds=3)
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""A snapshot with half a million dead grants."""
+
+
+class GatewayLink:
+    """`Upstream` over gRPC. `gateway` is `host:port`."""
+
+    def __init__(self, gateway: str, gateway_id: SpiffeId, identity: IdentitySource, clock: Clock) -> None:
+        host, colon, port = gateway.rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit():
+            raise MisuseError(f"the gateway's address {gateway!r} is not host:port")
+        self._target, self._host, self._port = gateway, host.strip("[]"), int(port)
+        self._gateway_id = gateway_id
+        self._identity = identity
+        self._clock = clock
+        self._stub: verifier_pb2_grpc.GrantVerifierAsyncStub | None = None
+
+    def authority(self) -> GatewayAuthority:
+        """The gateway's ID under the bundles of now."""
+        return GatewayAuthority(self._gateway_id, self._identity.current().bundles)
+
+    async def watch(self, audiences: frozenset[str]) -> AsyncGenerator[FeedEvent, None]:
+        """Events of a new subscription over a new connection."""
+        snapshot = self._identity.current()
+        pinned = await asyncio.to_thread(
+            probe_server, self._host, self._port, self._gateway_id, snapshot, self._clock.now()
+        )
+        credentials, options = grpc_channel_credentials(snapshot, pinned)
+        bounds = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.secure_channel(self._target, credentials, options=[*options, *bounds]) as channel:
+            stub: verifier_pb2_grpc.GrantVerifierAsyncStub = verifier_pb2_grpc.GrantVerifierStub(channel)
+            call = stub.Watch(verifier_pb2.WatchRequest(audiences=sorted(audiences)))
+            try:
+                async with _as_our_errors():
+                    async for message in call:
+                        self._stub = stub
+                        yield to_feed_event(message)
+            finally:
+                call.cancel()
+                if self._stub is stub:
+                    self._stub = None
+
+    async def snapshot(self, audiences: frozenset[str]) -> Snapshot:
+        """The state of now, by a second subscription that is ended at once."""
+        call = self._connected().Watch(
+            verifier_pb2.WatchRequest(audiences=sorted(audiences)), timeout=CALL_TIMEOUT.total_seconds()
+        )
+        try:
+            async with _as_our_errors():
+                async for message in call:
+                    item = to_feed_event(message).item
+                    if isinstance(item, Snapshot):
+                        return item
+                    break
+        finally:
+            call.cancel()
+        raise ProtocolError("the feed did not begin with a snapshot")
+
+    async def redeem(self, audience: str, grant_id: str, redemption_id: str) -> Redemption:
+        """Takes one use. Tried twice under the same id, so that a lost answer costs no use."""
+        request = verifier_pb2.RedeemRequest(audience=audience, grant_id=grant_id, redemption_id=redemption_id)
+        try:
+            response = await self._redeem(request)
+        except GatewayUnavailableError:
+            response = await self._redeem(request)
+        return Redemption(response.accepted, response.code[:64], response.reason[:1024])
+
+    async def attest(self, audience: str, grant_id: str, *, completed: bool, result_sha256: bytes | None) -> None:
+        """Tells how a call came out."""
+        outcome = types_pb2.OUTCOME_COMPLETED if completed else types_pb2.OUTCOME_FAILED
+        request = verifier_pb2.AttestRequest(
+            audience=audience, grant_id=grant_id, outcome=outcome, result_sha256=result_sha256 or b""
+        )
+        async with _as_our_errors():
+            refuse_unknown(await self._connected().Attest(request, timeout=CALL_TIMEOUT.total_seconds()))
+
+    async def _redeem(self, request: verifier_pb2.RedeemRequest) -> verifier_pb2.RedeemResponse:
+        async with _as_our_errors():
+            response = await self._connected().Redeem(request, timeout=CALL_TIMEOUT.total_seconds())
+        refuse_unknown(response)
+        return response
+
+    def _connected(self) -> verifier_pb2_grpc.GrantVerifierAsyncStub:
+        if self._stub is None:
+            raise GatewayUnavailableError("there is no connection to the gateway now")
+        return self._stub
+
+
+@contextlib.asynccontextmanager
+async def _as_our_errors() -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise error_of(error.code(), error.details()) from error
