@@ -13,20 +13,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
 import stepgrant
 
-BANK = os.environ["BANK_URL"]
+AUDIENCE: Final = "https://bank.dev.stepgrant.test"
 
 
 async def main() -> None:
     """Run after run, until the input ends."""
     lines = asyncio.StreamReader(limit=2**22)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with stepgrant.connect() as client, httpx.AsyncClient(base_url=BANK) as http:
+    bank = os.environ["BANK_URL"]
+    auth = stepgrant.HttpAuth(AUDIENCE, bank, insecure_http=True)
+    async with stepgrant.connect() as client, httpx.AsyncClient(base_url=bank, auth=auth) as http:
         print(json.dumps({"ready": True}), flush=True)
         async for line in lines:
             print(json.dumps(await perform(client, http, json.loads(line))), flush=True)
@@ -36,7 +38,7 @@ async def perform(client: Any, http: httpx.AsyncClient, run: Mapping[str, Any]) 
     """What became of each call of a run, in order."""
     async with AsyncExitStack() as stack:
         tasks = [
-            await stack.enter_async_context(client.task(entry["type"], **entry["parameters"])) for entry in run["tasks"]
+            await stack.enter_async_context(client.task(entry["type"], entry["parameters"])) for entry in run["tasks"]
         ]
         calls = run["calls"]
         outcomes = []
@@ -53,10 +55,10 @@ async def attempt(tasks: Sequence[Any], http: httpx.AsyncClient, call: Mapping[s
     for task in tasks:
         begun = time.perf_counter()
         try:
-            async with task.step(f"banking.{call['tool']}", call["arguments"]) as step:
+            async with task.step(f"banking.{call['tool']}", call["arguments"]):
                 outcome["declared"].append({"ms": (time.perf_counter() - begun) * 1000, "code": "granted"})
                 outcome["granted"] = True
-                response = await http.post(f"/tools/{call['tool']}", json=call["arguments"], auth=step.auth)
+                response = await http.post(f"/tools/{call['tool']}", json=call["arguments"])
                 outcome["executed"] = response.status_code == httpx.codes.OK
                 if not outcome["executed"]:
                     outcome["refused"] = f"{response.status_code} {response.text[:300]}"

@@ -3,6 +3,7 @@ from pathlib import Path
 import yaml
 
 from examples.agentdojo.table import HERE, Request, named_by_policy, not_in_prompt, read_table
+from stepgrant_gateway.policy.load import check_policy
 
 
 def test_a_parameter_that_the_customer_said_is_accepted():
@@ -36,3 +37,10 @@ def test_the_table_covers_sixteen_prompts_with_declared_types_and_parameters():
             parameters = declared[request.task_type]["parameters"]
             required = {name for name, kind in parameters.items() if not kind.get("optional")}
             assert required <= request.parameters.keys() <= parameters.keys()
+
+
+def test_the_banks_policy_loads_and_its_golden_cases_hold():
+    report = check_policy(HERE / "policy")
+    assert report.findings == ()
+    assert report.warnings == ()
+    assert report.cases >= 15
