@@ -1,0 +1,157 @@
+"""The same for blocking code: `connect`, `task` and `tool` for `with`, on one event loop in a thread of its own.
+
+A body that is revoked cannot be interrupted: it hears of it at its next call and at its end, as `Revoked`. Ctrl-C and
+exceptions end the step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Self
+
+from stepgrant import client as asynchronous
+from stepgrant import guard
+from stepgrant.defaults import current_client
+from stepgrant.spiffe.source import IdentitySource
+from stepgrant.step import CURRENT_STEP, Step
+from stepgrant.tasks import CURRENT_TASK
+from stepgrant.tasks import Task as AsynchronousTask
+from stepgrant.threads import BlockingStep, wait_for
+
+__all__ = ["Client", "Task", "connect", "task", "tool"]
+
+tool = guard.tool
+"""`stepgrant.tool` itself: it takes functions of either kind."""
+
+
+class Task:
+    """One open task, for blocking code. Made by `Client.task` and `task`."""
+
+    def __init__(self, inner: AsynchronousTask) -> None:
+        self._inner = inner
+
+    def __repr__(self) -> str:
+        """Type and id; never a parameter."""
+        return repr(self._inner)
+
+    @property
+    def id(self) -> str:
+        """The task's id, a ULID."""
+        return self._inner.id
+
+    def step(
+        self,
+        tool: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        purpose: str = "",
+        wanted_ttl: timedelta | None = None,
+        parent: Step | None = None,
+        renew: bool = True,
+    ) -> BlockingStep:
+        """A step to be entered with `with`; as `stepgrant.Task.step`."""
+        return BlockingStep(
+            self._inner.step(tool, arguments, purpose=purpose, wanted_ttl=wanted_ttl, parent=parent, renew=renew)
+        )
+
+
+class Client:
+    """The client of one gateway, for blocking code. Enter it with `with`, or call `close` when done."""
+
+    def __init__(self, inner: asynchronous.Client, loop: asyncio.AbstractEventLoop) -> None:
+        self._inner = inner
+        self._loop = loop
+        self._entered = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Makes this the client that `stepgrant.blocking.task` uses inside."""
+        token = asynchronous.CURRENT_CLIENT.set(self._inner)
+        self._entered.callback(lambda: asynchronous.CURRENT_CLIENT.reset(token))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self._entered.close()
+        self.close()
+
+    @contextmanager
+    def task(
+        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+    ) -> Iterator[Task]:
+        """An open task for as long as the block runs; as `stepgrant.Client.task`."""
+        with _opened(self._loop, self._inner.task(task_type, parameters, purpose=purpose)) as inner:
+            yield Task(inner)
+
+    def close(self) -> None:
+        """Closes the connections, and with them tasks that are still open."""
+        wait_for(self._loop, self._inner.close())
+
+
+def connect(
+    gateway: str | None = None, gateway_id: str | None = None, identity: IdentitySource | None = None
+) -> Client:
+    """The client of one gateway; as `stepgrant.connect`."""
+    return Client(asynchronous.connect(gateway, gateway_id, identity), _loop(os.getpid()))
+
+
+@contextmanager
+def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
+    """An open task that the tools called inside work for; as `stepgrant.task`."""
+    loop = _loop(os.getpid())
+    client = wait_for(loop, current_client())
+    with _opened(loop, client.task(task_type, parameters)) as inner:
+        current, outer = CURRENT_TASK.set(inner), CURRENT_STEP.set(None)
+        try:
+            yield Task(inner)
+        finally:
+            CURRENT_STEP.reset(outer)
+            CURRENT_TASK.reset(current)
+
+
+@contextmanager
+def _opened(loop: asyncio.AbstractEventLoop, opening: Any) -> Iterator[AsynchronousTask]:
+    """Enters and leaves an asynchronous context on its loop, each in a call of its own."""
+    inner: AsynchronousTask = wait_for(loop, _enter(opening))
+    failed = True
+    try:
+        yield inner
+        failed = False
+    finally:
+        error = RuntimeError("the block failed") if failed else None
+        wait_for(loop, _leave(opening, error))
+
+
+async def _enter(opening: Any) -> AsynchronousTask:
+    inner: AsynchronousTask = await opening.__aenter__()
+    return inner
+
+
+async def _leave(opening: Any, error: BaseException | None) -> None:
+    try:
+        await opening.__aexit__(type(error) if error else None, error, None)
+    except RuntimeError as raised:
+        if raised is not error:
+            raise
+
+
+@lru_cache(maxsize=1)
+def _loop(process: int) -> asyncio.AbstractEventLoop:  # noqa: ARG001 - the key of the cache: threads do not survive a fork
+    """The loop that serves all blocking clients of the process; started at first use, stopped at exit."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="stepgrant", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result(timeout=5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=5)
+
+    atexit.register(stop)
+    return loop

@@ -1,0 +1,214 @@
+"""`connect -> task -> step`: the client of one gateway, as one workload."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Final, Self
+
+from stepgrant.answers import Challenge
+from stepgrant.clock import Clock, LoopClock
+from stepgrant.dpop import InstanceKey, open_message
+from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError
+from stepgrant.ids import parse_name
+from stepgrant.intent import MAX_PARAMETERS_BYTES
+from stepgrant.link import Address, Link, Links
+from stepgrant.session import Opening, Session, open_session
+from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.step import Holder
+from stepgrant.tasks import MAX_PURPOSE, Task, json_object
+
+GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
+GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
+SOCKET_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
+CURRENT_CLIENT: Final[ContextVar[Client | None]] = ContextVar("stepgrant_client", default=None)
+"""The client that `stepgrant.task` uses here: the innermost that was entered with `async with`."""
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+class Client:
+    """The client of one gateway, as one workload. Enter it with `async with`, or call `close` when done.
+
+    It connects when the first task is opened. All tasks of a process share one instance key.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        gateway_id: SpiffeId,
+        identity: IdentitySource,
+        *,
+        owns_identity: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self._address = address
+        self._gateway_id = gateway_id
+        self._identity = identity
+        self._owns_identity = owns_identity
+        self._clock = clock
+        self._links: Links | None = None
+        self._closed = False
+        self._current: Token[Client | None] | None = None
+
+    def __repr__(self) -> str:
+        """Gateway and address."""
+        return f"<Client of {self._gateway_id} at {self._address.target}>"
+
+    async def __aenter__(self) -> Self:
+        """Makes this the client that `stepgrant.task` uses inside."""
+        self._current = CURRENT_CLIENT.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        if self._current is not None:
+            CURRENT_CLIENT.reset(self._current)
+        await self.close()
+
+    @asynccontextmanager
+    async def task(
+        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+    ) -> AsyncIterator[Task]:
+        """An open task for as long as the block runs. An exception in the block closes it as failed.
+
+        Raises:
+            Denied: the gateway does not let this workload open this task.
+            GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
+            ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
+        """
+        opening = self._opening(task_type, parameters or {}, purpose)
+        clock = self._clock or LoopClock()
+        links = self._own_links(clock)
+        link, session, task = await self._open(links, opening, clock)
+        failed = True
+        try:
+            yield task
+            failed = False
+        finally:
+            try:
+                await session.close(failed=failed)
+            finally:
+                links.release(link)
+
+    def identity(self) -> IdentitySnapshot:
+        """The identity that a task opened now would have; blocks until the Workload API has answered once.
+
+        Raises:
+            IdentityUnavailableError: there is none.
+        """
+        return self._identity.current()
+
+    async def close(self) -> None:
+        """Closes the connections, and with them tasks that are still open."""
+        self._closed = True
+        if self._links is not None:
+            await self._links.close()
+        if self._owns_identity:
+            self._identity.close()
+
+    async def _open(self, links: Links, opening: Opening, clock: Clock) -> tuple[Link, Session, Task]:
+        while True:
+            link, fresh = await links.acquire()
+            holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop())
+            sign = functools.partial(_sign, holder)
+            try:
+                result = await open_session(link.stream(), str(self._gateway_id), opening, sign)
+            except GatewayUnavailableError:
+                links.drop(link)
+                links.release(link)
+                if fresh:
+                    raise
+                continue  # The pin may be that of an earlier certificate of the gateway: probe again.
+            except BaseException:
+                links.release(link)
+                raise
+            if isinstance(result, Denial):
+                links.release(link)
+                raise Denied(result, what=f"task {opening.task_type}")
+            session, opened = result
+            return link, session, Task(session, opened, task_type=opening.task_type, holder=holder, clock=clock)
+
+    def _own_links(self, clock: Clock) -> Links:
+        if self._closed:
+            raise MisuseError("this client is closed: connect anew")
+        if self._links is None:
+            self._links = Links(self._address, self._gateway_id, self._identity, clock.now)
+        return self._links
+
+    def _opening(self, task_type: str, parameters: Mapping[str, object], purpose: str) -> Opening:
+        try:
+            parse_name(task_type, "the task type")
+        except InvalidIdError as error:
+            raise MisuseError(str(error)) from error
+        if len(purpose) > MAX_PURPOSE:
+            raise MisuseError(f"the purpose of {task_type} takes more than {MAX_PURPOSE} characters: shorten it")
+        text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
+        return Opening(task_type, text, purpose)
+
+
+def connect(
+    gateway: str | None = None, gateway_id: str | None = None, identity: IdentitySource | None = None
+) -> Client:
+    """The client of one gateway. What is not given comes from the environment; nothing is sent yet.
+
+    `gateway` is `host:port` (STEPGRANT_GATEWAY), `gateway_id` its SPIFFE ID (STEPGRANT_GATEWAY_ID), `identity` where the own
+    SVID comes from (by default the Workload API at SPIFFE_ENDPOINT_SOCKET). An identity that is given stays the caller's to
+    close.
+
+    Raises:
+        MisuseError: one is missing or malformed; the text says which and what to do.
+    """
+    address = parse_address(
+        _setting(gateway, GATEWAY_VARIABLE, "host:port of the gateway"), f"the gateway ({GATEWAY_VARIABLE})"
+    )
+    try:
+        server = parse_spiffe_id(
+            _setting(gateway_id, GATEWAY_ID_VARIABLE, "the SPIFFE ID of the gateway"),
+            what=f"the gateway's id ({GATEWAY_ID_VARIABLE})",
+        )
+    except InvalidIdError as error:
+        raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
+    if identity is not None:
+        return Client(address, server, identity)
+    socket = _setting(None, SOCKET_VARIABLE, "the Workload API's socket, such as unix:/run/spire/agent.sock")
+    from stepgrant.spiffe.workload import WorkloadApiSource
+
+    return Client(address, server, WorkloadApiSource(socket), owns_identity=True)
+
+
+def parse_address(text: str, what: str) -> Address:
+    """The address that `host:port` or `[address]:port` is; raises MisuseError otherwise."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise MisuseError(f"{what} is not host:port, such as gateway.acme.org:8443")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+@functools.lru_cache(maxsize=1)
+def instance_key(process: int) -> InstanceKey:  # noqa: ARG001 - the key of the cache: a forked child is an instance of its own
+    """The key pair of this instance. One start of one process is one instance (design 1), so a process has one."""
+    return InstanceKey.generate()
+
+
+def _sign(holder: Holder, challenge: Challenge) -> tuple[bytes, bytes]:
+    message = open_message(challenge.gateway_id, challenge.nonce, holder.identity.leaf_sha256)
+    return holder.instance_key.public_der, holder.instance_key.sign_es256_raw(message)
+
+
+def _setting(given: str | None, variable: str, what: str) -> str:
+    value = given if given is not None else os.environ.get(variable, "")
+    if not value:
+        raise MisuseError(
+            f"{variable} is not set: set it to {what}, or start the program with `stepgrant dev run ID -- COMMAND`"
+        )
+    return value

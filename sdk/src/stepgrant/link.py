@@ -1,0 +1,164 @@
+"""The connection to the gateway: authenticated by SPIFFE ID, pinned, and dropped when either no longer holds (design 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
+from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.spiffe.probe import PinnedServer, grpc_channel_credentials, probe_server, recheck_server
+from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.v1.agent_pb2_grpc import AgentGatewayStub
+
+if TYPE_CHECKING:
+    from stepgrant.session import StreamCall
+
+MAX_MESSAGE_BYTES: Final = 256 * 1024
+"""One message of the stream; the gateway's own bound."""
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A call that was sent is never sent again behind our back: ids and uses are counted.
+    ("grpc.enable_retries", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens: `host` is a name or an address without brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def target(self) -> str:
+        """As gRPC takes it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Link:
+    """One channel, shown as `snapshot` and pinned to `pinned`. Streams on it keep it until they are over."""
+
+    snapshot: IdentitySnapshot = field(repr=False)
+    pinned: PinnedServer
+    channel: grpc.aio.Channel = field(repr=False)
+    streams: int = 0
+    retired: bool = False
+
+    def stream(self) -> StreamCall:
+        """A fresh `PerformTask` call."""
+        return AgentGatewayStub(self.channel).PerformTask(None)
+
+
+class Links:
+    """Hands out the one link that is good now, and sees to those that were. Belongs to one asyncio loop."""
+
+    def __init__(
+        self, address: Address, gateway_id: SpiffeId, identity: IdentitySource, now: Callable[[], datetime]
+    ) -> None:
+        self._address = address
+        self._gateway_id = gateway_id
+        self._identity = identity
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._link: Link | None = None
+        self._all: list[Link] = []
+        self._closing: set[asyncio.Task[None]] = set()
+        self._unsubscribe = identity.subscribe(self._notice)
+
+    async def acquire(self) -> tuple[Link, bool]:
+        """The link for a new stream, and whether it was made just now. To be given back with `release`.
+
+        Raises:
+            IdentityUnavailableError: this workload has no identity now.
+            GatewayUnavailableError: no address answers as the gateway's SPIFFE ID.
+        """
+        async with self._lock:
+            snapshot = await asyncio.to_thread(self._identity.current)
+            link, fresh = self._link, False
+            if link is not None and (link.snapshot != snapshot or self._now() >= link.pinned.not_after):
+                self.drop(link)
+                link = None
+            if link is None or link.retired:
+                link, fresh = await self._make(snapshot), True
+                self._link = link
+                self._all.append(link)
+            link.streams += 1
+            return link, fresh
+
+    def release(self, link: Link) -> None:
+        """The stream is over. A link that was dropped meanwhile closes with its last stream."""
+        link.streams -= 1
+        if link.retired and link.streams == 0:
+            self._close(link)
+
+    def drop(self, link: Link) -> None:
+        """No new stream on this one; the next makes another, and probes the gateway for it."""
+        link.retired = True
+        if self._link is link:
+            self._link = None
+        if link.streams == 0:
+            self._close(link)
+
+    async def close(self) -> None:
+        """Closes every link and with it what still lives on it."""
+        self._unsubscribe()
+        for link in list(self._all):
+            link.retired = True
+            self._close(link)
+        self._link = None
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _make(self, snapshot: IdentitySnapshot) -> Link:
+        pinned = await asyncio.to_thread(
+            probe_server, self._address.host, self._address.port, self._gateway_id, snapshot, self._now()
+        )
+        credentials, options = grpc_channel_credentials(snapshot, pinned)
+        channel = grpc.aio.secure_channel(self._address.target, credentials, options=[*CHANNEL_OPTIONS, *options])
+        return Link(snapshot, pinned, channel)
+
+    def _notice(self) -> None:
+        """Called from the identity source's own thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._recheck)
+        except RuntimeError:
+            _log.debug("The identity changed after the loop was closed.")
+
+    def _recheck(self) -> None:
+        """A live connection is never looked at again by gRPC, so this does it (facts.md)."""
+        try:
+            bundles = self._identity.current().bundles
+        except IdentityUnavailableError as error:
+            _log.warning("The identity of this workload is gone, its tasks end: %s", error)
+            bundles = None
+        for link in list(self._all):
+            try:
+                if bundles is not None:
+                    recheck_server(link.pinned, bundles, self._now())
+                    continue
+            except InvalidSvidError as error:
+                _log.warning("The gateway's certificate does not verify any more, its connection ends: %s", error)
+            link.retired = True
+            self._close(link)
+
+    def _close(self, link: Link) -> None:
+        if link in self._all:
+            self._all.remove(link)
+            if self._link is link:
+                self._link = None
+            task = self._loop.create_task(link.channel.close(None))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)

@@ -1,0 +1,167 @@
+"""A gRPC channel to one protected resource: own SVID, the resource pinned by its SPIFFE ID, the grant in the metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, cast
+
+import grpc
+
+from stepgrant.calls import GrpcCalls
+from stepgrant.client import Client, parse_address
+from stepgrant.defaults import current_client
+from stepgrant.dpop import grpc_htu, make_proof
+from stepgrant.errors import InvalidIdError, MisuseError
+from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, Binding
+from stepgrant.link import CHANNEL_OPTIONS
+from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, refuse_other_identity, step_for
+from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
+from stepgrant.spiffe.source import IdentitySnapshot
+from stepgrant.step import Step
+from stepgrant.tasks import CURRENT_TASK
+
+JTI_BYTES: Final = 16
+
+
+@asynccontextmanager
+async def channel(
+    audience: str,
+    target: str,
+    *,
+    calls: GrpcCalls | None = None,
+    server_id: str | None = None,
+    client: Client | None = None,
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to the resource that is `audience`, at `target` (`host:port`), for as long as the block runs.
+
+    Inside a step whose grant is for this audience, calls carry that grant. Otherwise a call that `calls` knows becomes a
+    step of its own: declared from the message, called, reported. Other calls carry nothing. `server_id` is the SPIFFE ID
+    that the resource must prove; by default the audience, if that is one. Open it inside the task that uses it: it shows
+    the task's SVID.
+
+    Raises:
+        MisuseError: no SPIFFE ID to expect, or a malformed target.
+        GatewayUnavailableError: nothing at `target` proves to be `server_id`.
+    """
+    expected = _server_id(server_id or audience)
+    address = parse_address(target, f"the target of {audience}")
+    snapshot = await _identity(client)
+    pinned = await asyncio.to_thread(probe_server, address.host, address.port, expected, snapshot, datetime.now(UTC))
+    credentials, options = grpc_channel_credentials(snapshot, pinned)
+    carrier = _Carrier(audience, address.target, snapshot, calls)
+    async with grpc.aio.secure_channel(
+        address.target,
+        credentials,
+        options=[*CHANNEL_OPTIONS, *options],
+        interceptors=cast("Any", [_UnaryCalls(carrier), _StreamedAnswers(carrier)]),
+    ) as opened:
+        yield opened
+
+
+class _Carrier:
+    """Decides what a call carries."""
+
+    def __init__(self, audience: str, authority: str, snapshot: IdentitySnapshot, calls: GrpcCalls | None) -> None:
+        self.audience = audience
+        self._authority = authority
+        self._snapshot = snapshot
+        self._calls = calls
+
+    def carried(self, details: grpc.aio.ClientCallDetails) -> Step | None:
+        """The current step, if this call may carry its grant."""
+        method = _method(details)
+        known = self._calls is not None and method in self._calls
+        return carrying_step(self.audience, self._calls.tool(method) if self._calls is not None and known else None)
+
+    def declared(self, details: grpc.aio.ClientCallDetails, request: Any) -> Step | None:
+        """A step made from the message that is about to be sent; None if this call is not a protected one."""
+        method = _method(details)
+        if self._calls is None or method not in self._calls:
+            return None
+        return step_for(self._calls.read(method, request))
+
+    def with_grant(self, details: grpc.aio.ClientCallDetails, step: Step) -> grpc.aio.ClientCallDetails:
+        """The call's details with the step's grant, for this audience and under this certificate only."""
+        refuse_other_audience(step, self.audience)
+        refuse_other_identity(step, self._snapshot)
+        metadata = grpc.aio.Metadata(*(details.metadata or ()))
+        metadata.add(GRANT_METADATA_KEY, step.grant.token)
+        if step.grant.binding is Binding.KEY:
+            proof = make_proof(
+                step.holder.instance_key,
+                htm="POST",
+                htu=grpc_htu(self._authority, _method(details)),
+                grant=step.grant.token,
+                now=datetime.now(UTC),
+                jti=secrets.token_urlsafe(JTI_BYTES),
+            )
+            metadata.add(DPOP_HEADER, proof)
+        return grpc.aio.ClientCallDetails(
+            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+
+class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """One message, one answer."""
+
+    def __init__(self, carrier: _Carrier) -> None:
+        self._carrier = carrier
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Adds the grant."""
+        step = self._carrier.carried(client_call_details)
+        if step is not None:
+            return await continuation(self._carrier.with_grant(client_call_details, step), request)
+        declared = self._carrier.declared(client_call_details, request)
+        if declared is None:
+            return await continuation(client_call_details, request)
+        async with declared as step:
+            call = await continuation(self._carrier.with_grant(client_call_details, step), request)
+            await call  # The step lasts as long as the call, and fails with it.
+            return call
+
+
+class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[type-arg]  # as above
+    """One message, a stream of answers."""
+
+    def __init__(self, carrier: _Carrier) -> None:
+        self._carrier = carrier
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Adds the grant."""
+        step = self._carrier.carried(client_call_details)
+        if step is not None:
+            return await continuation(self._carrier.with_grant(client_call_details, step), request)
+        declared = self._carrier.declared(client_call_details, request)
+        if declared is None:
+            return await continuation(client_call_details, request)
+        return self._answers(declared, continuation, client_call_details, request)
+
+    async def _answers(self, declared: Step, continuation: Any, details: Any, request: Any) -> AsyncIterator[Any]:
+        async with declared as step:
+            async for answer in await continuation(self._carrier.with_grant(details, step), request):
+                yield answer
+
+
+async def _identity(client: Client | None) -> IdentitySnapshot:
+    task = CURRENT_TASK.get()
+    if task is not None:
+        return task.holder.identity
+    return await asyncio.to_thread((client or await current_client()).identity)
+
+
+def _method(details: grpc.aio.ClientCallDetails) -> str:
+    method: str | bytes = details.method
+    return method.decode("ascii") if isinstance(method, bytes) else method
+
+
+def _server_id(text: str) -> SpiffeId:
+    try:
+        return parse_spiffe_id(text, what="the resource's id")
+    except InvalidIdError as error:
+        raise MisuseError(f"{error}: say which SPIFFE ID the resource must prove, server_id=...") from error

@@ -1,0 +1,255 @@
+"""A step as a handle with verbs: `async with task.step(...) as step` holds a grant for as long as the body runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from stepgrant.answers import Ended, Grant
+from stepgrant.clock import Clock, Timer
+from stepgrant.errors import Denial, Denied, MisuseError, Revoked, StepgrantError
+from stepgrant.grant import LEEWAY
+from stepgrant.intent import digest, from_python
+from stepgrant.session import Session, StepIntent
+
+if TYPE_CHECKING:
+    from stepgrant.dpop import InstanceKey
+    from stepgrant.spiffe.source import IdentitySnapshot
+
+RENEW_AT: Final = 0.6
+"""Share of a grant's life after which it is renewed: late enough to be rare, early enough for a second try by hand."""
+CURRENT_STEP: Final[ContextVar[Step | None]] = ContextVar("stepgrant_step", default=None)
+"""The step whose body runs here; what is called inside inherits it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What the grants of one task are bound to: calls under them use this identity and this key, and no newer ones.
+
+    `loop` is where the task's stream is served.
+    """
+
+    identity: IdentitySnapshot = field(repr=False)
+    instance_key: InstanceKey = field(repr=False)
+    loop: asyncio.AbstractEventLoop = field(repr=False)
+
+
+class Step:
+    """One step: declared on entry, reported on exit. Enter it once, with `async with`.
+
+    Raises on entry:
+        Denied: the gateway said no; the body does not run.
+        GatewayUnavailableError, TaskClosedError: there is no answer; the body does not run.
+
+    Raises on exit:
+        Revoked: the step ended against the program's will. The body is cancelled when that happens.
+    """
+
+    def __init__(self, session: Session, intent: StepIntent, clock: Clock, *, holder: Holder, renew: bool) -> None:
+        self._session = session
+        self._intent = intent
+        self.holder = holder
+        self._clock = clock
+        self._renews = renew
+        self._grant: Grant | None = None
+        self._ended: Ended | None = None
+        self._done = False
+        self._result = b""
+        self._failure = ""
+        self._timers: list[Timer] = []
+        self._body: asyncio.Task[Any] | None = None
+        self._cancelled_by_us = False
+        self._outer_cancels = 0
+        self._current: Token[Step | None] | None = None
+
+    def __repr__(self) -> str:
+        """Tool and id; never the token or an argument."""
+        return f"<Step {self._intent.tool} {self._intent.step_id}>"
+
+    @property
+    def id(self) -> str:
+        """The step's id, a ULID."""
+        return self._intent.step_id
+
+    @property
+    def tool(self) -> str:
+        """The tool `server.name`."""
+        return self._intent.tool
+
+    @property
+    def grant(self) -> Grant:
+        """The newest grant.
+
+        Raises:
+            Revoked: the step has ended against the program's will.
+            MisuseError: the step was not entered, or is over.
+        """
+        if self._ended is not None:
+            raise self._revoked(self._ended)
+        if self._grant is None or self._done:
+            raise MisuseError(
+                f"step {self._intent.tool} is {'over' if self._done else 'not entered'}: use its grant inside `async with`"
+            )
+        return self._grant
+
+    @property
+    def live(self) -> bool:
+        """True while the body may act under the grant."""
+        return self._grant is not None and not self._done and self._ended is None
+
+    def result(self, value: object) -> None:
+        """Has the digest of `value` reported with the outcome: SHA-256 over JCS. The value itself is not sent.
+
+        Raises:
+            ArgumentsInvalidError: strict JSON cannot carry it.
+        """
+        self._result = digest(from_python(value))
+
+    def failed(self, error_class: str) -> None:
+        """Has the step reported as failed although its body comes out without an exception."""
+        self._failure = error_class
+
+    async def renew(self) -> Grant:
+        """A fresh grant by a fresh decision; the old one is dead from then on.
+
+        Raises:
+            Denied: the gateway said no. Whether the old grant lives on is the gateway's word: it pushes its end.
+        """
+        _ = self.grant  # Raises when there is nothing to renew.
+        answer = await self._session.renew(self._intent.step_id)
+        if isinstance(answer, Denial):
+            raise Denied(answer, what=f"renewing step {self._intent.tool}")
+        self._hold(answer)
+        return answer
+
+    async def __aenter__(self) -> Self:
+        """Declares, and holds the grant."""
+        await self.begin()
+        self._body = asyncio.current_task()
+        if self._body is not None:
+            self._outer_cancels = self._body.cancelling()
+        self._current = CURRENT_STEP.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Reports how the body came out, also when it was cancelled."""
+        if self._current is not None:
+            CURRENT_STEP.reset(self._current)
+        ours = self._uncancel()
+        body, self._body = self._body, None
+        revoked = self._ended
+        await self.finish(error)
+        if body is not None and body.cancelling() > self._outer_cancels:
+            return  # Somebody else cancels as well, and is first.
+        if revoked is not None and (error is None or (ours and isinstance(error, asyncio.CancelledError))):
+            raise self._revoked(revoked) from error
+
+    async def begin(self) -> None:
+        """Declares and holds the grant; what `async with` does before the body. For `finish` to undo."""
+        if self._grant is not None:
+            raise MisuseError(f"step {self._intent.tool} was entered before: declare a new one for each call")
+        answer = await self._session.declare(self._intent)
+        if isinstance(answer, Denial):
+            raise Denied(answer, what=f"step {self._intent.tool}")
+        end = self._session.ended(self._intent.step_id)
+        if end.done():
+            revoked = self._revoked(end.result())
+            self._ended = end.result()
+            await self.finish(revoked)
+            raise revoked
+        self._hold(answer)
+        end.add_done_callback(self._on_ended)
+
+    async def finish(self, error: BaseException | None) -> None:
+        """Reports the outcome and lets go of the grant, even if the caller is cancelled meanwhile.
+
+        Raises:
+            Revoked: the body came out well, but the stream was gone before that could be said.
+        """
+        self._done = True
+        self._stop_timers()
+        failure = self._failure if error is None else type(error).__name__
+        report = self._session.background(
+            self._session.report(
+                self._intent.step_id,
+                failed=bool(failure),
+                result_sha256=b"" if failure else self._result,
+                error_class=failure,
+            )
+        )
+        try:
+            await asyncio.shield(report)
+        except StepgrantError as lost:
+            if error is None and self._ended is None:
+                raise Revoked(
+                    step_id=self._intent.step_id,
+                    state="abandoned",
+                    cause=lost.code,
+                    reason=f"the body came out well, but that could not be reported: {lost}",
+                ) from lost
+            _log.warning("The outcome of a step that had ended was not reported: %s", lost)
+
+    def refuse_ended(self) -> None:
+        """Raises Revoked when the step has ended against the program's will."""
+        if self._ended is not None:
+            raise self._revoked(self._ended)
+
+    def _hold(self, grant: Grant) -> None:
+        self._grant = grant
+        self._stop_timers()
+        now = self._clock.monotonic()
+        self._timers.append(self._clock.call_at(now + grant.life + LEEWAY, self._expire))
+        if self._renews:
+            self._timers.append(self._clock.call_at(now + grant.life * RENEW_AT, self._renew_soon))
+
+    def _renew_soon(self) -> None:
+        if not self._done and self._ended is None:
+            self._session.background(self._renew_quietly())
+
+    async def _renew_quietly(self) -> None:
+        try:
+            await self.renew()
+        except (Denied, StepgrantError) as error:
+            # The old grant runs out or the gateway revokes it; either way the gateway says so, and the body hears it.
+            _log.info("Step %s was not renewed: %s", self._intent.step_id, error.code)
+
+    def _expire(self) -> None:
+        """The gateway should have said so LEEWAY ago: without its word the grant is dead all the same."""
+        self._end(Ended(self._intent.step_id, "expired", "expired", "The grant ran out."))
+
+    def _on_ended(self, end: asyncio.Future[Ended]) -> None:
+        if not end.cancelled():
+            self._end(end.result())
+
+    def _end(self, end: Ended) -> None:
+        if self._done or self._ended is not None:
+            return
+        self._ended = end
+        self._stop_timers()
+        self._cancel_body()
+
+    def _cancel_body(self) -> None:
+        if self._body is not None and not self._cancelled_by_us:
+            self._cancelled_by_us = True
+            self._body.cancel()
+
+    def _uncancel(self) -> bool:
+        if self._cancelled_by_us and self._body is not None:
+            self._body.uncancel()
+        return self._cancelled_by_us
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _revoked(self, end: Ended) -> Revoked:
+        return Revoked(step_id=self._intent.step_id, state=end.state, cause=end.code, reason=end.reason)

@@ -1,0 +1,128 @@
+"""An open task as a handle: the place where its steps are declared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from typing import Final
+
+from stepgrant.answers import Limits, Opened, ToolOffer
+from stepgrant.clock import Clock
+from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
+from stepgrant.ids import parse_tool, ulid
+from stepgrant.intent import MAX_ARGUMENTS_BYTES, canonical, from_python
+from stepgrant.session import Session, StepIntent
+from stepgrant.step import Holder, Step
+
+CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
+"""The task that code here works for; what is called inside inherits it."""
+MAX_PURPOSE: Final = 1024
+"""Characters of a purpose."""
+ULID_ENTROPY: Final = 10
+
+
+class Task:
+    """One open task. Made by `Client.task`; its steps must be over before it is. `holder`: what its grants are bound to."""
+
+    def __init__(
+        self,
+        session: Session,
+        opened: Opened,
+        *,
+        task_type: str,
+        holder: Holder,
+        clock: Clock,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._session = session
+        self._opened = opened
+        self._task_type = task_type
+        self._clock = clock
+        self._entropy = entropy
+        self.holder = holder
+
+    def __repr__(self) -> str:
+        """Type and id; never a parameter."""
+        return f"<Task {self._task_type} {self._opened.task_id}>"
+
+    @property
+    def id(self) -> str:
+        """The task's id, a ULID."""
+        return self._opened.task_id
+
+    @property
+    def type(self) -> str:
+        """The task type."""
+        return self._task_type
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the task ends at the latest, by the gateway's clock."""
+        return self._opened.expires_at
+
+    @property
+    def tools(self) -> tuple[ToolOffer, ...]:
+        """Tools that this task type could be permitted."""
+        return self._opened.tools
+
+    @property
+    def limits(self) -> Limits:
+        """What the gateway holds this task to."""
+        return self._opened.limits
+
+    @property
+    def open(self) -> bool:
+        """True while steps can be declared."""
+        return self._session.over is None
+
+    def step(
+        self,
+        tool: str,
+        arguments: Mapping[str, object] | None = None,
+        *,
+        purpose: str = "",
+        wanted_ttl: timedelta | None = None,
+        parent: Step | None = None,
+        renew: bool = True,
+    ) -> Step:
+        """A step to be entered with `async with`; nothing is declared before that.
+
+        `wanted_ttl` can only shorten what policy gives. `parent` makes it a child of that step, within its envelope.
+        `renew` False lets the grant run out under the body.
+
+        Raises:
+            MisuseError: not a tool name, a negative lifetime, or a purpose beyond MAX_PURPOSE characters.
+            ArgumentsInvalidError: strict JSON cannot carry the arguments, or they are too large.
+        """
+        try:
+            parse_tool(tool)
+        except InvalidIdError as error:
+            raise MisuseError(str(error)) from error
+        if len(purpose) > MAX_PURPOSE:
+            raise MisuseError(f"the purpose of {tool} takes more than {MAX_PURPOSE} characters: shorten it")
+        if wanted_ttl is not None and wanted_ttl < timedelta(milliseconds=1):
+            raise MisuseError(f"the wanted lifetime of {tool} is below a millisecond: leave it out, or ask for more")
+        most = min(MAX_ARGUMENTS_BYTES, self.limits.arguments_bytes)
+        intent = StepIntent(
+            step_id=ulid(self._clock.now(), self._entropy(ULID_ENTROPY)),
+            parent_step_id="" if parent is None else parent.id,
+            tool=tool,
+            arguments_json=json_object(arguments or {}, most, f"the arguments of {tool}"),
+            purpose=purpose,
+            wanted_ttl=wanted_ttl,
+        )
+        return Step(self._session, intent, self._clock, holder=self.holder, renew=renew)
+
+
+def json_object(members: Mapping[str, object], most: int, what: str) -> str:
+    """The canonical JSON text (RFC 8785) of plain Python members, at most `most` bytes.
+
+    Raises:
+        ArgumentsInvalidError: strict JSON cannot carry them, or they are too large; never with a value in the text.
+    """
+    text = canonical(from_python(dict(members)))
+    if len(text) > most:
+        raise ArgumentsInvalidError(f"{what} take {len(text)} bytes, more than {most}", fix="send less at once")
+    return text.decode("utf-8")
