@@ -21,6 +21,8 @@ class FaultyStore:
         self.inner = inner or MemoryLedger()
         self.refuse = False
         """append raises, and nothing was stored"""
+        self.refused: frozenset[int] = frozenset()
+        """numbers of appends, from 1, that raise as if `refuse` were on"""
         self.lose_answer = False
         """append stores, and raises all the same"""
         self.mute = False
@@ -40,10 +42,11 @@ class FaultyStore:
 
     def append(self, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey] = ()) -> None:
         self.appends.append(len(records))
+        number = len(self.appends)
         self.entered.set()
         if not self.free.wait(timeout=30):
             raise StoreFailedError("the test never freed the store")
-        if self.refuse:
+        if self.refuse or number in self.refused:
             raise StoreFailedError("no space left on device")
         self.inner.append(records, inputs, keys)
         if self.lose_answer:

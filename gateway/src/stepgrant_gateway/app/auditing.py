@@ -11,7 +11,7 @@ from typing import Any, Final
 from stepgrant_gateway.core.chain import VerifiedChain, Witness, chain_links, follow_chain, verify_chain
 from stepgrant_gateway.core.errors import LedgerBrokenError
 from stepgrant_gateway.core.events import EventType
-from stepgrant_gateway.core.ledger import Record, StoredEvent
+from stepgrant_gateway.core.ledger import DataKey, Record, SealedInput, StoredEvent
 from stepgrant_gateway.core.ports import LedgerReading
 
 PAGE: Final = 1024
@@ -169,6 +169,19 @@ def show(
             if opened is not None:
                 line["input"] = dict(opened)
         yield line
+
+
+def opening(
+    input_of: Callable[[str, int], tuple[SealedInput, DataKey] | None],
+    open_sealed: Callable[[SealedInput, DataKey, bytes], Mapping[str, Any]],
+) -> Callable[[StoredEvent], Mapping[str, Any] | None]:
+    """An `open_input` for `show`, from the store's `input_of` and an opener's `open`; None for inputs that are gone."""
+
+    def open_input(stored: StoredEvent) -> Mapping[str, Any] | None:
+        found = input_of(stored.instance_id, stored.sequence)
+        return None if found is None or stored.input_sha256 is None else open_sealed(*found, stored.input_sha256)
+
+    return open_input
 
 
 def _witnessed(store: LedgerReading, witnesses: Iterable[Witness]) -> tuple[Sequence[str], Sequence[Witness]]:

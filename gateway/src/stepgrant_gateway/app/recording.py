@@ -246,20 +246,24 @@ class Recorder:
         self._advance(result, group)
         again: list[_Batch] = []
         undelivered: list[Event] = []
+        lost = False
         for index, (batch, sequence) in enumerate(zip(group, result.sequences, strict=True)):
+            receipt = batch.receipt
             if sequence is not None:
-                if batch.receipt.broken and not batch.receipt.is_end:
+                if receipt.broken and not receipt.is_end:
                     undelivered += batch.events
-                batch.receipt.keep(sequence)
-            elif not batch.receipt.is_end:
-                batch.receipt.break_(_NOT_RECORDED)
-            elif index in result.invalid:
-                logger.critical("an end cannot be recorded as it is: the ledger is closed for good")
-                self._stop(_NOT_RECORDED)
-                return
-            else:
+                receipt.keep(sequence)
+            elif receipt.is_end and index not in result.invalid:
                 again.append(batch)
+            else:
+                lost = lost or receipt.is_end
+                receipt.break_(_NOT_RECORDED)
         self._waiting.extendleft(reversed(again))
+        if lost:
+            # An end that no retry can record: the ledger is not the whole truth any more, so nothing goes on from it.
+            logger.critical("an end cannot be recorded as it is: the ledger is closed for good")
+            self._stop(_NOT_RECORDED)
+            return
         self._end_undelivered(undelivered)
         if again:
             self._retry(self._resume)

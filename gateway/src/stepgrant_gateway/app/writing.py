@@ -102,8 +102,9 @@ class ChainWriter:
         for index, batch in enumerate(batches):
             try:
                 made, sealed = self._chain(head, batch)
-            except EventInvalidError:
-                logger.exception("a batch of %d events cannot be recorded as it is", len(batch))
+            except EventInvalidError as error:
+                # Without its cause, which may quote a value.
+                logger.error("a batch of %d events cannot be recorded as it is: %s", len(batch), error)  # noqa: TRY400
                 invalid.add(index)
                 sequences.append(None)
                 continue
