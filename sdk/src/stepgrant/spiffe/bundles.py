@@ -43,9 +43,11 @@ class X509Bundle:
 
     def __post_init__(self) -> None:
         try:
-            parse_spiffe_id(f"spiffe://{self.trust_domain}", what="the bundle's ID")
+            spiffe_id = parse_spiffe_id(f"spiffe://{self.trust_domain}", what="the bundle's ID")
         except InvalidIdError as error:
-            raise InvalidBundleError(f"{self.trust_domain!r:.64} is not a trust domain: {error}") from error
+            raise InvalidBundleError(f"a bundle for what is not a trust domain: {error}") from error
+        if spiffe_id.path:
+            raise InvalidBundleError(f"a bundle is for a trust domain, not for a workload such as {spiffe_id}")
         if len(self.authorities) > MAX_AUTHORITIES:
             raise InvalidBundleError(
                 f"the bundle of {self.trust_domain} has {len(self.authorities)} authorities, more than {MAX_AUTHORITIES}"

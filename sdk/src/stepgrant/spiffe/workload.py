@@ -92,8 +92,11 @@ class WorkloadApiSource:
 
     def _supervise(self) -> None:
         backoff = self._first_backoff
-        while not self._closed.is_set():
+        while True:
+            # Cleared before `_closed` is looked at: `close` sets both, in the other order.
             self._wake.clear()
+            if self._closed.is_set():
+                return
             started_with = self._snapshot
             self._stream()
             if self._snapshot is not None and self._snapshot is not started_with:

@@ -235,8 +235,12 @@ def _path(
     builder = PolicyBuilder().store(Store(list(roots))).time(now.astimezone(UTC)).max_chain_depth(MAX_CHAIN)
     verifier = builder.extension_policies(ca_policy=authorities, ee_policy=leaves).build_client_verifier()
     try:
-        return verifier.verify(leaf, list(intermediates)).chain
+        path = verifier.verify(leaf, list(intermediates)).chain
     except VerificationError as error:
         raise InvalidSvidError(
             f"no path leads from the leaf of {spiffe_id} to an authority of {spiffe_id.trust_domain}: {error}"
         ) from error
+    if len(path) < 2:
+        # The verifier accepts what is in the store; a leaf that got into a bundle still has to be signed by an authority.
+        raise InvalidSvidError(f"the leaf of {spiffe_id} is an authority itself: a bundle holds CA certificates only")
+    return path
