@@ -49,7 +49,9 @@ def _check_principal(statement: Statement, vocabulary: Vocabulary) -> Iterator[F
     named = scope_entities(principal)
     if principal["op"] == "is":
         name = principal["entity_type"]
-        if name.removeprefix(TASK_NAMESPACE) not in vocabulary.task_types or not name.startswith(TASK_NAMESPACE):
+        if not name.startswith(TASK_NAMESPACE):
+            yield statement.finding(f"{_PRINCIPAL} is a {name}.")
+        elif name.removeprefix(TASK_NAMESPACE) not in vocabulary.task_types:
             close = nearest(name, (TASK_NAMESPACE + known for known in vocabulary.task_types))
             yield statement.finding(f"{name} is not a task type of the catalog.", close)
         for entity in named:

@@ -28,7 +28,7 @@ def check_names(statements: tuple[Statement, ...], catalog: LoadedCatalog, vocab
         document = statement.document
         for entity in sorted(set(entities([document[part] for part in _PARTS]))):
             yield from _check_entity(statement, entity, catalog, vocabulary)
-        for node in _comparisons(document["conditions"], _CHAIN):
+        for node in _comparisons(statement, _CHAIN):
             for text in sorted(set(strings(node))):
                 yield from _check_workload(statement, text, catalog)
 
@@ -49,7 +49,7 @@ def check_completed(
         types = task_types_of(statement.document, vocabulary)
         wanted = {
             entity.id
-            for node in _comparisons(statement.document["conditions"], _COMPLETED)
+            for node in _comparisons(statement, _COMPLETED)
             for entity in entities(node)
             if entity.type == "Tool"
         }
@@ -121,9 +121,11 @@ def _below(text: str, root: str) -> bool:
     return text == root or text.startswith(root.rstrip("/") + "/")
 
 
-def _comparisons(conditions: object, path: tuple[str, ...]) -> Iterator[Node]:
+def _comparisons(statement: Statement, path: tuple[str, ...]) -> Iterator[Node]:
     """Comparisons one side of which is this attribute."""
-    for node in walk(conditions):
+    if path[-1] not in statement.text:
+        return  # Most policies: a search in the text is far cheaper than a walk.
+    for node in walk(statement.document["conditions"]):
         for operator in _COMPARISONS:
             sides = node.get(operator)
             if isinstance(sides, dict) and path in {path_of(sides.get("left")), path_of(sides.get("right"))}:

@@ -15,12 +15,12 @@ from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.policy.statements import Statement, set_document
 
 _PREFIX: Final = re.compile(r"^for policy `policy\d+`[,:] ")
-_REPORTED_ELSEWHERE: Final = re.compile(r"unrecognized action |entity .* is of an enumerated entity type")
-"""`names.check_names` says these better, and Cedar blames valid names of the same policy along with a wrong one."""
+_REPORTED_ELSEWHERE: Final = re.compile(r"unrecognized action |unrecognized entity type `Task::|entity .* is of an enumerated")
+"""`names` and `checks` say these better, and Cedar blames valid names of the same policy along with a wrong one."""
 _NOT_APPLICABLE: Final = "unable to find an applicable action"
 _ATTRIBUTE: Final = re.compile(r"attribute `([\w.]+)`.* not found")
 _ENTITY_TYPE: Final = re.compile(r"unrecognized entity type `([\w:]+)`")
-_NAMES_IN_SCHEMA: Final = re.compile(r"\b([A-Za-z_]\w*)\??\s*:(?!:)")
+_NAMES_IN_SCHEMA: Final = re.compile(r"\b([A-Za-z_]\w*)\"?\??\s*:(?!:)")
 _TYPES_IN_SCHEMA: Final = re.compile(r"\bentity ([A-Za-z_]\w*)")
 _ILL_TYPED: Final[Node] = {"<": {"left": {"Value": 1}, "right": {"Value": "one"}}}
 _ALWAYS_FALSE: Final = "The conditions of this {effect} can never hold, so it never applies: mend them, or remove it."

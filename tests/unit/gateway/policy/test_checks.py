@@ -1,0 +1,49 @@
+from stepgrant_gateway.policy.annotations import read_annotations
+from stepgrant_gateway.policy.catalog import load_catalog
+from stepgrant_gateway.policy.checks import check_needless_unbound, check_permits
+from stepgrant_gateway.policy.scope import vocabulary_of
+from stepgrant_gateway.policy.statements import read_statements
+from tests.kit.policy import support_files
+
+CATALOG = load_catalog(support_files())
+VOCABULARY = vocabulary_of(CATALOG)
+
+
+def check(policy: str, checks=check_permits) -> list[str]:
+    statements, unread = read_statements({"a.cedar": policy.encode()})
+    assert unread == ()
+    annotations, _ = read_annotations(statements)
+    return [finding.message for finding in checks(statements, annotations, CATALOG, VOCABULARY)]
+
+
+def test_inv_01_a_permit_for_whoever_it_may_be_is_refused():
+    assert "names none" in check('@id("x") permit (principal, action == Action::"orders.get", resource);')[0]
+
+
+def test_inv_01_a_permit_for_whatever_action_is_refused():
+    wrong = check('@id("x") @unbound("why") permit (principal is Task::Refund, action, resource);')
+    assert "action of a permit must be named" in wrong[0]
+
+
+def test_inv_01_every_sink_of_every_tool_of_a_group_has_to_be_named():
+    wrong = check('@id("x") permit (principal is Task::Refund, action in Action::"write", resource);')
+    assert [message.split("`")[1] for message in wrong] == ["to", "amount", "order_id"]
+
+
+def test_inv_01_asking_whether_a_sink_is_there_binds_nothing():
+    scope = '@id("x") permit (principal is Task::Refund, action == Action::"mail.send", resource)'
+    assert check(scope + " when { context.args has to };")
+    assert check(scope + " when { context.count.to == 1 };")
+    assert not check(scope + ' when { ["x.org"].containsAll(context.parts.to.domain) };')
+    assert not check(scope + ' unless { context.args.to.contains("eve@evil.org") };')
+
+
+def test_a_sink_may_be_left_open_with_a_reason_and_a_needless_reason_is_noticed():
+    scope = '@id("x") @unbound("anybody may hear") permit (principal is Task::Refund, action == Action::"mail.send", resource)'
+    assert not check(scope + ";")
+    assert not check(scope + ";", check_needless_unbound)
+    assert check(scope + " when { context.args.to == [] };", check_needless_unbound)
+
+
+def test_a_forbid_may_be_as_wide_as_it_likes():
+    assert not check('@id("x") forbid (principal, action, resource);')
