@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from stepgrant.errors import InvalidIdError
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant_gateway.core.errors import ConfigError
-from stepgrant_gateway.policy.nearest import nearest_name
+from stepgrant_gateway.policy.findings import nearest
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 MAX_OPERATORS: Final = 256
@@ -159,6 +159,7 @@ class IdentitySettings:
     chain: Path | None = _setting("With `files`: PEM of the SVID, leaf first.", _path, None)
     key: Path | None = _setting("With `files`: PEM of its private key.", _path, None)
     bundle: Path | None = _setting("With `files`: PEM of the authorities of the own trust domain.", _path, None)
+    trust_domain: str | None = _setting("With `files`: name of the own trust domain, such as `acme.org`.", _text, None)
     federated: Mapping[str, Path] = _setting(
         "With `files`: PEM of the authorities of each further trust domain, by its name.", _path_table, dict
     )
@@ -289,8 +290,8 @@ def _refuse_unknown(
 ) -> None:
     for key in table:
         if key not in known:
-            nearest = nearest_name(key, known)
-            hint = f"; did you mean {nearest}?" if nearest else f"; known are {', '.join(sorted(known))}"
+            close = nearest(key, known)
+            hint = f"; did you mean {close}?" if close else f"; known are {', '.join(sorted(known))}"
             raise Place(file, lines.get(prefix + key, 0), prefix + key).error(f"is not a setting{hint}")
 
 
@@ -301,7 +302,7 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
         return Place(config.file, lines.get(key, lines.get(key.partition(".")[0], 0)), key)
 
     identity, ledger, inputs = config.identity, config.ledger, config.inputs
-    files = {"chain": identity.chain, "key": identity.key, "bundle": identity.bundle}
+    files = {name: getattr(identity, name) for name in ("chain", "key", "bundle", "trust_domain")}
     for key, value in files.items():
         if identity.source == "files" and value is None:
             raise place(f"identity.{key}").error('must be set with source = "files"')

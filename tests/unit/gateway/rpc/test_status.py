@@ -8,6 +8,7 @@ import pytest
 import stepgrant.errors as sdk_errors
 import stepgrant_gateway.core.errors as gateway_errors
 from stepgrant_gateway.app.feed import SubscriptionLostError
+from stepgrant_gateway.app.granting import StepExistsError
 from stepgrant_gateway.rpc.status import STATUS, CallLostError, status_of
 
 
@@ -32,7 +33,7 @@ def test_each_error_has_its_status_and_says_what_was_wrong(error, status):
 
 
 def test_a_step_declared_twice_with_other_arguments_already_exists():
-    assert STATUS["step_exists"] is grpc.StatusCode.ALREADY_EXISTS
+    assert STATUS[StepExistsError.code] is grpc.StatusCode.ALREADY_EXISTS
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a secret"), gateway_errors.GatewayError("a secret")])

@@ -1,0 +1,108 @@
+"""A whole gateway on loopback, with an embedded trust domain: real mTLS, real policy, real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from stepgrant.client import Client
+from stepgrant.link import Address
+from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
+from stepgrant.spiffe.workload import WorkloadApiSource
+from stepgrant_gateway.config import parse_config
+from stepgrant_gateway.core.ports import Clock
+from stepgrant_gateway.identity.dev import DevIdentity, DevTrustDomain
+from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+from stepgrant_gateway.system import SystemClock, system_entropy
+from stepgrant_gateway.wiring import Gateway, World
+
+ISSUER = "spiffe://dev.stepgrant.test/gateway"
+SUPPORT_POLICY = Path(__file__).parent / "policies" / "support"
+IDENTITIES = (
+    DevIdentity("gateway", ("localhost",)),
+    DevIdentity("agent/support"),
+    DevIdentity("agent/other"),
+    DevIdentity("resource/orders", ("localhost",)),
+    DevIdentity("resource/mail", ("localhost",)),
+    DevIdentity("operator/jo"),
+)
+
+
+@dataclass(slots=True)
+class Running:
+    """A running gateway, and whoever wants to talk to it."""
+
+    gateway: Gateway
+    api: DevWorkloadApi
+    domain: DevTrustDomain
+    clock: Clock
+    stack: AsyncExitStack
+    ledger: Path | None
+    sources: dict[str, WorkloadApiSource] = field(default_factory=dict)
+
+    @property
+    def address(self) -> Address:
+        return Address("localhost", self.gateway.port)
+
+    def identity(self, path: str) -> WorkloadApiSource:
+        """The identity of that path, from its own Workload API socket."""
+        if path not in self.sources:
+            self.sources[path] = WorkloadApiSource(self.api.socket_for(path))
+            self.stack.callback(self.sources[path].close)
+        return self.sources[path]
+
+    async def client(self, path: str = "agent/support") -> Client:
+        """The real SDK client of that workload."""
+        source = self.identity(path)
+        await asyncio.to_thread(source.current)
+        return await self.stack.enter_async_context(Client(self.address, parse_spiffe_id(ISSUER), source))
+
+    async def channel(self, path: str) -> grpc.aio.Channel:
+        """A bare channel of that workload, pinned to the gateway."""
+        snapshot = await asyncio.to_thread(self.identity(path).current)
+        pinned = await asyncio.to_thread(
+            probe_server, "localhost", self.gateway.port, parse_spiffe_id(ISSUER), snapshot, self.clock.now()
+        )
+        credentials, options = grpc_channel_credentials(snapshot, pinned)
+        channel = grpc.aio.secure_channel(f"localhost:{self.gateway.port}", credentials, options)
+        return await self.stack.enter_async_context(channel)
+
+
+@asynccontextmanager
+async def running_gateway(
+    policy: Path = SUPPORT_POLICY, *, ledger: Path | None = None, operators: tuple[str, ...] = ("operator/jo",)
+) -> AsyncIterator[Running]:
+    """A gateway over `policy`; its ledger in memory, or at `ledger`."""
+    clock = SystemClock()
+    domain = DevTrustDomain(IDENTITIES, clock.now)
+    listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
+    recorded = "insecure_memory = true" if ledger is None else f'path = "{ledger}"'
+    text = f"""
+[gateway]
+issuer = "{ISSUER}"
+listen = "127.0.0.1:0"
+policy = "{policy}"
+operators = [{listed}]
+[identity]
+source = "workload_api"
+[ledger]
+{recorded}
+[inputs]
+discard = true
+"""
+    # Socket paths are short, so not under pytest's own directory.
+    with tempfile.TemporaryDirectory(prefix="sg") as folder:
+        async with AsyncExitStack() as stack:
+            api = await stack.enter_async_context(DevWorkloadApi(domain, Path(folder) / "s", clock))
+            source = WorkloadApiSource(api.socket_for("gateway"))
+            config = parse_config(text.encode(), Path(folder) / "gateway.toml")
+            gateway = await stack.enter_async_context(Gateway.start(config, World(clock, system_entropy, source)))
+            async with AsyncExitStack() as guests:
+                yield Running(gateway, api, domain, clock, guests, ledger)
