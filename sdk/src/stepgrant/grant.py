@@ -276,4 +276,8 @@ def _seconds(time: datetime) -> int:
 
 
 def _bad(reason: str) -> GrantRefusedError:
-    return GrantRefusedError(RefusalCode.CLAIMS, f"the grant's claims are not valid: {reason}.")
+    return GrantRefusedError(
+        RefusalCode.CLAIMS,
+        f"the grant's claims are not valid: {reason}.",
+        "Use the same release at the gateway and at the resource.",
+    )
