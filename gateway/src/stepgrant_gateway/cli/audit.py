@@ -1,0 +1,134 @@
+"""`stepgrant audit`: what the ledger says, verified before it is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from stepgrant_gateway.cli.exits import EPILOG, reported
+from stepgrant_gateway.cli.output import AsJson, print_json, print_line
+
+if TYPE_CHECKING:
+    from stepgrant_gateway.core.ledger import StoredEvent
+    from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+
+program = typer.Typer(help="The ledger.", no_args_is_help=True)
+
+Ledger = Annotated[
+    Path, typer.Argument(help="Ledger file of a gateway; it may be running.", exists=True, dir_okay=False)
+]
+_FIRST: Final = ("task", "step", "tool", "code", "reason")
+"""What of an event's data is worth a person's first look, in this order."""
+
+
+@program.command("verify", epilog=EPILOG)
+@reported
+def verify(ledger: Ledger, as_json: AsJson = False) -> None:
+    """Verifies every chain of a ledger, and says in numbers what happened."""
+    from stepgrant_gateway.app.auditing import summarise, verify_ledger
+    from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+
+    with closing(SqliteLedgerReader(ledger)) as reader:
+        verified = verify_ledger(reader)
+        summary = summarise(reader)
+    if as_json:
+        print_json(
+            {
+                "ok": True,
+                "events": verified.events,
+                "chains": [
+                    {
+                        "instance": chain.head.instance_id,
+                        "events": chain.events,
+                        "head": chain.head.hash.hex(),
+                        "stopped": chain.stopped,
+                    }
+                    for chain in verified.chains
+                ],
+                "tasks": summary.tasks,
+                "tasks_denied": summary.tasks_denied,
+                "steps_granted": summary.steps_granted,
+                "steps_denied": summary.steps_denied,
+                "grants": summary.grants,
+                "redemptions": summary.redemptions,
+                "grant_seconds": summary.held.total_seconds(),
+                "ends": dict(summary.ends),
+                "denials": dict(summary.denials),
+                "locks": summary.locks,
+            }
+        )
+        return
+    print_line(f"Verified: {verified.events} events in {len(verified.chains)} chains.")
+    for chain in verified.chains:
+        end = "stopped in order" if chain.stopped else "running, or was killed"
+        print_line(f"  {chain.head.instance_id}  {chain.events:>8} events  {end}")
+    print_line(
+        f"{summary.tasks} tasks ({summary.tasks_denied} denied), {summary.steps_granted} steps granted, "
+        f"{summary.steps_denied} denied, {summary.grants} grants, {summary.redemptions} redemptions, {summary.locks} locks."
+    )
+    print_line(f"Grants were held for {summary.held.total_seconds():.1f} s in all.")
+    for what, counts in (("Ends", summary.ends), ("Denials", summary.denials)):
+        if counts:
+            print_line(f"{what}: " + ", ".join(f"{code} {count}" for code, count in counts.items()))
+
+
+@program.command("show", epilog=EPILOG)
+@reported
+def show(
+    ledger: Ledger,
+    task: Annotated[str, typer.Option(help="Only events of this task.")] = "",
+    kind: Annotated[list[str] | None, typer.Option("--type", help="Only events of this type; may be repeated.")] = None,
+    last: Annotated[int | None, typer.Option(help="Only the last so many events.", min=1)] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM) of a recipient, to open inputs.", exists=True)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows events, oldest first; with --json one JSON object a line."""
+    from stepgrant_gateway.app.auditing import show as show_events
+    from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+
+    with closing(SqliteLedgerReader(ledger)) as reader:
+        opener = None if key is None else _opener(reader, key.read_bytes())
+        types = frozenset(map(_event_type, kind or ()))
+        for event in show_events(reader, task=task or None, types=types, limit=last, open_input=opener):
+            if as_json:
+                print_json(event)
+            else:
+                print_line(_line(event))
+
+
+def _event_type(name: str) -> Any:
+    from stepgrant_gateway.core.events import EventType
+
+    try:
+        return EventType(name)
+    except ValueError as error:
+        known = ", ".join(item.value for item in EventType)
+        raise typer.BadParameter(f"{name} is no type of event; there are {known}") from error
+
+
+def _opener(reader: SqliteLedgerReader, key: bytes) -> Callable[[StoredEvent], Mapping[str, Any] | None]:
+    from stepgrant_gateway.storage.inputs import InputOpener
+
+    opener = InputOpener(key)
+
+    def open_input(stored: StoredEvent) -> Mapping[str, Any] | None:
+        found = reader.input_of(stored.instance_id, stored.sequence)
+        if found is None or stored.input_sha256 is None:
+            return None
+        return opener.open(*found, stored.input_sha256)
+
+    return open_input
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    data = event["data"]
+    first = [f"{name}={data[name]}" for name in _FIRST if data.get(name)]
+    opened = f" input={json.dumps(event['input'], ensure_ascii=False)}" if "input" in event else ""
+    return f"{event['at'][11:23]} {event['sequence']:>6} {event['type']:<18} {' '.join(first)}{opened}"

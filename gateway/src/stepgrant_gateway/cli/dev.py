@@ -1,0 +1,155 @@
+"""`stepgrant dev`: an embedded trust domain for trying things out, and programs run as one of its identities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from stepgrant_gateway.cli.exits import EPILOG, reported
+from stepgrant_gateway.cli.output import AsJson, print_json, print_line
+from stepgrant_gateway.core.errors import ConfigError, NotFoundError
+
+if TYPE_CHECKING:
+    from stepgrant_gateway.config import Config
+    from stepgrant_gateway.identity.dev import DevIdentity
+    from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+
+program = typer.Typer(
+    help="An embedded SPIFFE trust domain (dev.stepgrant.test), never for production.", invoke_without_command=True
+)
+DIRECTORY: Final = Path(".stepgrant-dev")
+STATE_FILE: Final = "dev.json"
+"""In the directory of the sockets: what `dev run` has to know."""
+PASSED: Final = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Directory = Annotated[
+    Path, typer.Option("--directory", "-d", help="Directory of the sockets; 0700. Keep the path short (Unix sockets).")
+]
+
+
+@program.callback(epilog=EPILOG)
+@reported
+def dev(
+    context: typer.Context,
+    config: Annotated[Path, typer.Option("--config", "-c", help="dev.toml: the identities.")] = Path("dev.toml"),
+    gateway: Annotated[
+        Path | None, typer.Option("--gateway", "-g", help="gateway.toml: run this gateway as well.")
+    ] = None,
+    directory: Directory = DIRECTORY,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Starts the trust domain, one Workload API socket for each identity, and with --gateway the gateway; until SIGTERM."""
+    if context.invoked_subcommand is not None:
+        return
+    from stepgrant_gateway.cli.logs import log_to_stderr
+    from stepgrant_gateway.config import load_config
+    from stepgrant_gateway.identity.dev import parse_dev_toml
+
+    identities = parse_dev_toml(config.read_text(encoding="utf-8"), file=str(config))
+    loaded = None if gateway is None else load_config(gateway)
+    log_to_stderr(verbose=verbose)
+    asyncio.run(_dev(identities, loaded, directory.absolute(), as_json=as_json))
+
+
+@program.command("run", context_settings=PASSED, epilog=EPILOG)
+@reported
+def run(
+    context: typer.Context,
+    identity: Annotated[str, typer.Argument(help="Identity of dev.toml, such as agent/support.")],
+    directory: Directory = DIRECTORY,
+) -> None:
+    """Runs a command as that identity: `stepgrant dev run agent/support -- python agent.py`."""
+    command = context.args
+    if not command:
+        raise typer.BadParameter("say what to run after --")
+    environment = {**os.environ, **variables(read_state(directory), identity)}
+    try:
+        os.execvpe(command[0], command, environment)  # noqa: S606 - running the user's command is the purpose
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{command[0]}: there is no such command") from error
+
+
+def read_state(directory: Path) -> Mapping[str, Any]:
+    """What the running `stepgrant dev` left for us; raises NotFoundError."""
+    try:
+        document = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotFoundError(
+            f"no `stepgrant dev` runs with its sockets in {directory}: start it there, or name its --directory"
+        ) from error
+    if not isinstance(document, dict):
+        raise NotFoundError(f"{directory / STATE_FILE} was not written by `stepgrant dev`")
+    return document
+
+
+def variables(state: Mapping[str, Any], identity: str) -> Mapping[str, str]:
+    """The environment of a program that runs as `identity`; gateway variables that are set already stay."""
+    socket = state["sockets"].get(identity)
+    if socket is None:
+        raise NotFoundError(f"dev.toml lists no identity {identity!r}; it has {', '.join(sorted(state['sockets']))}")
+    found = {"SPIFFE_ENDPOINT_SOCKET": socket}
+    if state.get("gateway"):
+        found |= {"STEPGRANT_GATEWAY": state["gateway"], "STEPGRANT_GATEWAY_ID": state["gateway_id"]}
+    return found
+
+
+async def _dev(identities: tuple[DevIdentity, ...], config: Config | None, directory: Path, *, as_json: bool) -> None:
+    from stepgrant_gateway.cli.serve import until_signalled
+    from stepgrant_gateway.identity.dev import DevTrustDomain
+    from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+    from stepgrant_gateway.system import SystemClock
+
+    stop = until_signalled()
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(DevWorkloadApi(DevTrustDomain(identities, clock.now), directory, clock))
+        state: dict[str, Any] = {
+            "ready": True,
+            "directory": str(directory),
+            "sockets": {identity.path: api.socket_for(identity.path) for identity in identities},
+        }
+        if config is not None:
+            state |= await _gateway(config, api, stack)
+        file = directory / STATE_FILE
+        file.write_text(json.dumps(state), encoding="utf-8")
+        stack.callback(lambda: file.unlink(missing_ok=True))
+        if as_json:
+            print_json(state)
+        else:
+            _explain(state)
+        await stop.wait()
+
+
+async def _gateway(config: Config, api: DevWorkloadApi, stack: AsyncExitStack) -> dict[str, Any]:
+    from stepgrant.spiffe.workload import WorkloadApiSource
+    from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN
+    from stepgrant_gateway.system import SystemClock, system_entropy
+    from stepgrant_gateway.wiring import Gateway, World
+
+    issuer = config.gateway.issuer
+    if issuer.trust_domain != DEV_TRUST_DOMAIN:
+        raise ConfigError(f"gateway.issuer is {issuer}; with `stepgrant dev` it lies in spiffe://{DEV_TRUST_DOMAIN}/")
+    source = WorkloadApiSource(api.socket_for(issuer.path.removeprefix("/")))
+    running = await stack.enter_async_context(Gateway.start(config, World(SystemClock(), system_entropy, source)))
+    host = "localhost" if config.gateway.listen.is_loopback else config.gateway.listen.host
+    return {"gateway": f"{host}:{running.port}", "gateway_id": str(issuer), "instance": running.instance_id}
+
+
+def _explain(state: Mapping[str, Any]) -> None:
+    print_line("The trust domain dev.stepgrant.test is up. Its authority lives in memory; never use it in production.")
+    if state.get("gateway"):
+        print_line(f"The gateway {state['gateway_id']} serves at {state['gateway']}.")
+    print_line("Run a program as one of its identities:")
+    default = state["directory"] == str(DIRECTORY.absolute())
+    where = "" if default else f" --directory {state['directory']}"
+    for identity in state["sockets"]:
+        print_line(f"  stepgrant dev run{where} {identity} -- COMMAND")
+    print_line("Ctrl-C ends it.")

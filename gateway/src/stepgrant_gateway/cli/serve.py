@@ -1,0 +1,54 @@
+"""`stepgrant serve`: one gateway, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stepgrant_gateway.cli.exits import reported
+from stepgrant_gateway.cli.output import AsJson, print_json, print_line
+
+if TYPE_CHECKING:
+    from stepgrant_gateway.config import Config
+
+
+@reported
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", help="gateway.toml")] = Path("gateway.toml"),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serves until SIGTERM or SIGINT; then ends streams as `draining`, records that, and stops."""
+    from stepgrant_gateway.cli.logs import log_to_stderr
+    from stepgrant_gateway.config import load_config
+
+    loaded = load_config(config)
+    log_to_stderr(verbose=verbose)
+    asyncio.run(_serve(loaded, as_json=as_json))
+
+
+async def _serve(config: Config, *, as_json: bool) -> None:
+    from stepgrant_gateway.wiring import Gateway
+
+    stop = until_signalled()
+    async with Gateway.start(config) as gateway:
+        address = f"{config.gateway.listen.host}:{gateway.port}"
+        if as_json:
+            document = {"ready": True, "gateway": address, "gateway_id": str(config.gateway.issuer)}
+            print_json({**document, "instance": gateway.instance_id})
+        else:
+            print_line(f"Serving {config.gateway.issuer} at {address}.")
+        await stop.wait()
+
+
+def until_signalled() -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; needs a running loop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
