@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stepgrant.errors import Denial, DenialCode
-from stepgrant.intent import Json, from_python
+from stepgrant.intent import Json, from_python, parse_object
 from stepgrant_gateway.core.decision import Call
 from stepgrant_gateway.core.errors import PolicyRefusedError
 from stepgrant_gateway.policy.catalog import LoadedCatalog, load_catalog
@@ -70,21 +70,21 @@ def one_tool(
     return load_catalog({"catalog.yaml": catalog.encode(), "tools/lab.json": json.dumps(document).encode()})
 
 
-def strict(value: Mapping[str, Any]) -> dict[str, Json]:
-    """Strict JSON of plain Python values."""
-    parsed = from_python(value)
+def strict(value: Mapping[str, Any] | str) -> dict[str, Json]:
+    """Strict JSON of plain Python values, or of JSON text."""
+    parsed = parse_object(value) if isinstance(value, str) else from_python(value)
     assert isinstance(parsed, dict)
     return parsed
 
 
-def admitted(catalog: LoadedCatalog, arguments: Mapping[str, Any], tool: str = "lab.run") -> Call:
+def admitted(catalog: LoadedCatalog, arguments: Mapping[str, Any] | str, tool: str = "lab.run") -> Call:
     """The call, which must be valid."""
     call = catalog.prepare_call(tool, strict(arguments))
     assert isinstance(call, Call), call
     return call
 
 
-def invalid(catalog: LoadedCatalog, arguments: Mapping[str, Any], tool: str = "lab.run") -> Denial:
+def invalid(catalog: LoadedCatalog, arguments: Mapping[str, Any] | str, tool: str = "lab.run") -> Denial:
     """The denial of a call, which must be `arguments_invalid` and say what to do."""
     denial = catalog.prepare_call(tool, strict(arguments))
     assert isinstance(denial, Denial), denial

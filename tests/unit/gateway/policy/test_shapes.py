@@ -1,0 +1,36 @@
+"""What policy sees of a shape, and what it may find absent."""
+
+from decimal import Decimal
+
+from stepgrant_gateway.policy.shapes import Field, Kind, Shape, opened
+
+TEXT = Shape(Kind.STRING)
+
+
+def test_policy_sees_what_cedar_can_hold():
+    assert TEXT.seen
+    assert Shape(Kind.ARRAY, items=TEXT).seen
+    assert not Shape(Kind.STRING, hidden=True).seen
+    assert not Shape(Kind.UNION).seen
+    assert not Shape(Kind.ANY).seen
+    assert not Shape(Kind.ARRAY).seen
+    assert not Shape(Kind.ARRAY, items=Shape(Kind.STRING, nullable=True)).seen
+    assert not Shape(Kind.ARRAY, items=Shape(Kind.UNION)).seen
+
+
+def test_a_member_is_optional_when_policy_may_find_it_absent():
+    assert Field(TEXT).optional
+    assert not Field(TEXT, required=True).optional
+    assert not Field(Shape(Kind.INTEGER), default=Decimal(1)).optional
+    assert Field(Shape(Kind.STRING, nullable=True), required=True).optional
+
+
+def test_opening_a_shape_opens_every_depth():
+    inner = Shape(Kind.OBJECT)
+    outer = Shape(Kind.OBJECT, fields={"a": Field(Shape(Kind.ARRAY, items=inner))}, alternatives=(inner,))
+    shape = opened(outer)
+    items = shape.fields["a"].shape.items
+    assert items is not None
+    assert shape.free_form
+    assert items.free_form
+    assert shape.alternatives[0].free_form
