@@ -22,6 +22,7 @@ MAX_NAME: Final = 128
 """Characters of a task type, argument or parameter name."""
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_BASE_32: Final = str.maketrans(_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 _TOOL: Final = re.compile(r"[a-z][a-z0-9_]{0,126}\.[A-Za-z][A-Za-z0-9_]{0,127}")
@@ -48,10 +49,7 @@ def parse_ulid(text: str, what: str) -> str:
 
 def ulid_bytes(text: str) -> bytes:
     """The 16 bytes of a canonical ULID."""
-    number = 0
-    for character in parse_ulid(text, "the id"):
-        number = (number << 5) | _ALPHABET.index(character)
-    return number.to_bytes(16, "big")
+    return int(parse_ulid(text, "the id").translate(_TO_BASE_32), 32).to_bytes(16, "big")
 
 
 def parse_name(text: str, what: str) -> str:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final, NoReturn
 
-from stepgrant.errors import ArgumentsInvalidError, InvalidIdError
+from stepgrant.errors import InvalidIdError
 from stepgrant.ids import ulid_bytes
-from stepgrant.intent import MAX_SAFE_INTEGER, canonical, from_python
+from stepgrant.intent import MAX_DEPTH, MAX_SAFE_INTEGER, canonical
 from stepgrant_gateway.core.errors import EventInvalidError, LedgerBrokenError
 from stepgrant_gateway.core.events import EVENT_SCHEMA, Event, EventType
 
@@ -22,10 +23,14 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_INPUT_BYTES: Final = 256 * 1024
 """Bytes of one canonical input: arguments and parameters at their own bounds, and room for the context."""
 MAX_DATA_DEPTH: Final = 16
+MAX_INPUT_DEPTH: Final = MAX_DEPTH + 4
+"""Levels of an input: arguments at their own bound, and what they are wrapped in."""
 SALT_BYTES: Final = 32
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_PLAIN_FRACTION: Final = (Decimal("0.001"), Decimal(10**15))
+"""Between these Python and ECMAScript write a double alike: without an exponent."""
 _NAMES: Final = frozenset({"schema", "type", "at", "data"})
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _TYPES: Final = {kind.value: kind for kind in EventType}
@@ -136,7 +141,7 @@ def encode_event(event: Event, input_sha256: bytes | None) -> bytes:
     }
     if input_sha256 is not None:
         document["input_sha256"] = input_sha256.hex()
-    body = _canonical_data(document, event)
+    body = _data_jcs(document, event)
     if len(body) > MAX_BODY_BYTES:
         raise EventInvalidError(f"{event.type.value} takes {len(body)} bytes, more than {MAX_BODY_BYTES}")
     return body
@@ -192,8 +197,8 @@ def canonical_input(value: Mapping[str, Any]) -> bytes:
         EventInvalidError: it is not strict JSON, or larger.
     """
     try:
-        text = canonical(from_python(value))
-    except (ArgumentsInvalidError, ValueError, RecursionError) as error:
+        text = _jcs(value)
+    except ValueError as error:
         raise EventInvalidError("an input that is not strict JSON") from error
     if len(text) > MAX_INPUT_BYTES:
         raise EventInvalidError(f"an input takes {len(text)} bytes, more than {MAX_INPUT_BYTES}")
@@ -214,41 +219,58 @@ def _microseconds(event: Event) -> int:
     return (event.at - _EPOCH) // _MICROSECOND
 
 
-def _canonical_data(document: Mapping[str, Any], event: Event) -> bytes:
-    """JCS. Without fractions and with ASCII names, which is all of our own events, the C encoder writes just that."""
+def _jcs(value: Mapping[str, Any]) -> bytes:
+    """JCS (RFC 8785). ASCII text and numbers of ordinary size, nearly all there is, the C encoder writes just so."""
     try:
-        plain, ascii_names = _plain(document, MAX_DATA_DEPTH)
-        return _ENCODER.encode(plain).encode("utf-8") if ascii_names else canonical(from_python(plain))
-    except (ArgumentsInvalidError, ValueError) as error:
+        text = _ENCODER.encode(_plain(value, MAX_DATA_DEPTH, fractions=True))
+    except ValueError:
+        text = "\x80"
+    return text.encode("ascii") if text.isascii() else canonical(_containers(value, MAX_INPUT_DEPTH))
+
+
+def _containers(value: Any, depth: int) -> Any:
+    if depth == 0:
+        raise ValueError("an input nests too deep")
+    if isinstance(value, Mapping):
+        return {name: _containers(item, depth - 1) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_containers(item, depth - 1) for item in value]
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError("an input holds a number that is not finite")
+    return value
+
+
+def _data_jcs(document: Mapping[str, Any], event: Event) -> bytes:
+    try:
+        plain = _plain(document, MAX_DATA_DEPTH, fractions=False)
+        text = _ENCODER.encode(plain)
+        return text.encode("ascii") if text.isascii() else canonical(plain)
+    except ValueError as error:
         raise EventInvalidError(f"{event.type.value}: {error}") from error
 
 
-def _plain(value: Any, depth: int) -> tuple[Any, bool]:
+def _plain(value: Any, depth: int, *, fractions: bool) -> Any:
     kind = type(value)
-    if value is None or kind is bool or kind is str:
-        return value, True
+    if kind is str or kind is bool or value is None:
+        return value
     if kind is int:
         if abs(value) > MAX_SAFE_INTEGER:
             raise ValueError("`data` holds an integer beyond 2^53-1")
-        return value, True
+        return value
     if depth == 0:
         raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
-    ascii_names = True
-    if isinstance(value, Mapping):
-        members: dict[str, Any] = {}
-        for name, item in value.items():
-            if type(name) is not str:
-                raise ValueError("`data` has a name that is not a string")
-            members[name], below = _plain(item, depth - 1)
-            ascii_names = ascii_names and below and name.isascii()
-        return members, ascii_names
+    if kind is dict or isinstance(value, Mapping):
+        if not all(type(name) is str for name in value):
+            raise ValueError("`data` has a name that is not a string")
+        return {name: _plain(item, depth - 1, fractions=fractions) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        items: list[Any] = []
-        for item in value:
-            plain, below = _plain(item, depth - 1)
-            items.append(plain)
-            ascii_names = ascii_names and below
-        return items, ascii_names
+        return [_plain(item, depth - 1, fractions=fractions) for item in value]
+    if fractions and isinstance(value, Decimal) and _PLAIN_FRACTION[0] <= abs(value) < _PLAIN_FRACTION[1]:
+        if value == value.to_integral_value():
+            return int(value)
+        double = float(value)
+        if Decimal(repr(double)) == value:
+            return double
     raise ValueError(f"`data` holds a {kind.__name__}")
 
 

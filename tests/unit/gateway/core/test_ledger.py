@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepgrant.intent import canonical, from_python
+from stepgrant.intent import MAX_DEPTH, canonical, from_python, parse_object
 from stepgrant_gateway.core.errors import EventInvalidError, LedgerBrokenError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ledger import (
@@ -39,6 +40,14 @@ PLAIN = st.recursive(
 )
 
 
+FRACTIONS = st.floats(-(2**53) + 1, 2**53 - 1).map(lambda number: Decimal(repr(number)))
+WITH_NUMBERS = st.recursive(
+    FRACTIONS | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(exclude_categories=["Cs"])) | st.none(),
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text("ab\U0001f600\ufb33"), below, max_size=4),
+    max_leaves=12,
+)
+
+
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), PLAIN, max_size=5))
 def test_a_body_is_the_jcs_form_of_its_event_and_reads_back_as_the_same_event(data):
     event = Event(EventType.STEP_DENIED, START, data)
@@ -46,6 +55,28 @@ def test_a_body_is_the_jcs_form_of_its_event_and_reads_back_as_the_same_event(da
     at = int(START.timestamp() * 1_000_000)
     assert body == canonical(from_python({"schema": 1, "type": "step.denied", "at": at, "data": data}))
     assert decode_event(body) == event
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), WITH_NUMBERS, max_size=5))
+def test_an_input_is_in_its_jcs_form_whatever_its_numbers_and_names(value):
+    assert canonical_input(value) == canonical(value)
+
+
+def test_arguments_as_deep_as_they_may_be_fit_into_an_input():
+    deepest = parse_object('{"x":' + "[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH + "}")
+    assert canonical_input({"arguments": deepest}) == canonical({"arguments": deepest})
+    endless: dict[str, object] = {}
+    endless["x"] = endless
+    with pytest.raises(EventInvalidError):
+        canonical_input(endless)
+
+
+@pytest.mark.parametrize(
+    "number", ["0", "-0", "98.70", "1E+2", "0.0001", "0.001", "123456789012345.5", "5E-324", "1e15"]
+)
+def test_numbers_of_an_input_are_written_as_jcs_writes_them(number):
+    value = {"x": Decimal(number)}
+    assert canonical_input(value) == canonical(value)
 
 
 def test_the_time_keeps_its_microseconds_and_is_utc_again():
