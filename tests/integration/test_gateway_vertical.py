@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from stepgrant.errors import Denied
+from stepgrant.errors import Denied, Revoked
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.app.auditing import verify_ledger
 from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
@@ -65,17 +67,33 @@ async def test_an_operators_lock_ends_the_live_step_and_says_so(running):
     client = await running.client()
     operator = operator_pb2_grpc.OperatorStub(await running.channel("operator/jo"))
 
-    async with client.task("Refund", PARAMETERS) as task, task.step("orders.get", {"order_id": "ord_00000042"}) as step:
+    async def work() -> None:
+        async with client.task("Refund", PARAMETERS) as task, task.step("orders.get", {"order_id": "ord_00000042"}):
+            granted.set()
+            await asyncio.wait_for(asyncio.Event().wait(), 5)
+
+    granted = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(surviving(work()))
+        await asyncio.wait_for(granted.wait(), 5)
         tasks = (await operator.ListTasks(operator_pb2.ListTasksRequest())).tasks
         steps = (await operator.ListSteps(operator_pb2.ListStepsRequest(task_id=tasks[0].task_id))).steps
         request = operator_pb2.SetLockRequest(selector=types_pb2.Selector(tool="orders.*"), reason="an incident")
         locked = await operator.SetLock(request)
-        after = (await operator.ListSteps(operator_pb2.ListStepsRequest(task_id=tasks[0].task_id))).steps
 
     assert [summary.state for summary in steps] == ["granted"]
     assert (locked.durable, locked.ended_steps) == (True, 1)
-    assert [summary.state for summary in after] == ["revoked"]
-    assert step is not None
+    assert isinstance(working.result(), Revoked)
+    assert working.result().cause == "locked"
+
+
+async def surviving(work: Coroutine[Any, Any, None]) -> BaseException | None:
+    """What the work ended with."""
+    try:
+        await work
+    except Revoked as error:
+        return error
+    return None
 
 
 async def test_who_is_not_listed_operates_nothing(running):
@@ -154,7 +172,7 @@ async def test_a_gateway_that_stops_says_so_to_its_streams():
         stack = running.stack.pop_all()
 
     async def rest() -> None:
-        async for _ in watch:
+        while await watch.read() is not grpc.aio.EOF:
             pass
 
     with pytest.raises(grpc.aio.AioRpcError) as error:

@@ -78,6 +78,7 @@ class FakeLease:
 
     async def close(self, outcome: Outcome) -> TaskClosed:
         self.asked.append(outcome)
+        self.push(TaskClosed("closed", "pushed by the real one as well"))
         return TaskClosed("closed", "as asked")
 
     def lost(self, code: str, reason: str) -> None:

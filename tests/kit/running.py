@@ -62,7 +62,9 @@ class Running:
         """The real SDK client of that workload."""
         source = self.identity(path)
         await asyncio.to_thread(source.current)
-        return await self.stack.enter_async_context(Client(self.address, parse_spiffe_id(ISSUER), source))
+        client = Client(self.address, parse_spiffe_id(ISSUER), source)
+        self.stack.push_async_callback(client.close)
+        return client
 
     async def channel(self, path: str) -> grpc.aio.Channel:
         """A bare channel of that workload, pinned to the gateway."""

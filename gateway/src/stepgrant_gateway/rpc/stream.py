@@ -103,6 +103,7 @@ class TaskStream:
         self._late: Timer | None = None
         self._handlers: set[asyncio.Task[None]] = set()
         self._waiting = 0
+        self._closing = False
 
     def greet(self) -> None:
         """Says the challenge, and starts the time that the agent has for its answer."""
@@ -251,6 +252,7 @@ class TaskStream:
         self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, settled=wire.settled(settled)))
 
     async def _close(self, number: int, message: agent_pb2.Close) -> None:
+        self._closing = True
         closed = await self._leased().close(wire.outcome_field(message.outcome, "Close.outcome"))
         self._over = self._over or ("closed", "")
         if self._handlers:
@@ -267,6 +269,8 @@ class TaskStream:
         """The application ended a step, or the task: the latter is the last that the stream says."""
         message = wire.pushed(value)
         if isinstance(value, TaskClosed):
+            if self._closing:
+                return  # The agent asked for it and gets an answer, not a push.
             self._over = self._over or (value.code, value.reason)
             self._last(message)
         else:
