@@ -136,7 +136,7 @@ def _assemble(
                 reach[name] |= actions_of(statement.document, vocabulary)
     evaluator = Evaluator(tuple(rules), build_index(statements), schema)
     reachable = {name: frozenset(actions) for name, actions in reach.items()}
-    return LoadedPolicySet(directory_digest(files), catalog, evaluator, reachable)
+    return LoadedPolicySet(directory_digest(files), catalog, evaluator, reachable, count_cases(files))
 
 
 def _unopened(policy: LoadedPolicySet) -> list[Finding]:

@@ -33,12 +33,14 @@ class LoadedPolicySet:
         catalog: LoadedCatalog,
         evaluator: Evaluator,
         reach: Mapping[str, frozenset[str]],
+        case_count: int,
     ) -> None:
-        """`reach`: the actions that some permit could allow, by task type."""
+        """`reach`: the actions that some permit could allow, by task type. `case_count`: golden cases of the directory."""
         self._digest = digest
         self._catalog = catalog
         self._evaluator = evaluator
         self._reach = reach
+        self._case_count = case_count
         self._groups = {
             name: (*sorted(tool.effects), f"{name.partition('.')[0]}.*") for name, tool in catalog.tools.items()
         }
@@ -52,6 +54,11 @@ class LoadedPolicySet:
     def catalog(self) -> LoadedCatalog:
         """The catalog of the same directory."""
         return self._catalog
+
+    @property
+    def case_count(self) -> int:
+        """Golden cases that ran when it was loaded."""
+        return self._case_count
 
     def tools_for(self, task_type: str) -> frozenset[str]:
         """Tools that some permit could allow to tasks of this type; none for an unknown type."""
