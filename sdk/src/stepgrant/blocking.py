@@ -25,7 +25,7 @@ from stepgrant.tasks import CURRENT_TASK
 from stepgrant.tasks import Task as AsynchronousTask
 from stepgrant.threads import BlockingStep, wait_for
 
-__all__ = ["Client", "Task", "connect", "task", "tool"]
+__all__ = ["BlockingStep", "Client", "Task", "connect", "renew", "task", "tool"]
 
 tool = guard.tool
 """`stepgrant.tool` itself: it takes functions of either kind."""
@@ -113,6 +113,11 @@ def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
         finally:
             CURRENT_STEP.reset(outer)
             CURRENT_TASK.reset(current)
+
+
+def renew(step: Step) -> None:
+    """A fresh grant for a step that was entered with `with`; errors as `Step.renew`."""
+    wait_for(step.holder.loop, step.renew())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from stepgrant.errors import MisuseError
 from stepgrant.step import CURRENT_STEP, Step
@@ -53,11 +53,6 @@ class BlockingStep:
         wait_for(self._step.holder.loop, self._step.finish(error))
         if error is None:
             self._step.refuse_ended()
-
-    def renew(self) -> Self:
-        """A fresh grant by a fresh decision."""
-        wait_for(self._step.holder.loop, self._step.renew())
-        return self
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

@@ -1,0 +1,95 @@
+"""Blocking code gets the same guarantees, from a loop in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from stepgrant import blocking
+from stepgrant.errors import Denied, MisuseError
+from stepgrant.step import CURRENT_STEP
+from stepgrant.testing import ScriptedGateway
+
+
+@pytest.fixture
+def served():
+    """A scripted gateway on a loop of its own, and a way to run something there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def run(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    async def start():
+        return await ScriptedGateway().__aenter__()
+
+    scripted = run(start())
+    scripted.open("Refund")
+    scripted.grant("orders.get")
+    yield scripted
+    run(scripted.go_away())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    loop.close()
+
+
+def connect(gateway):
+    return blocking.connect(gateway.address.target, str(gateway.gateway_id), gateway.identity())
+
+
+def test_connect_task_and_step_work_with_with(served):
+    with connect(served) as client, client.task("Refund", {"order_id": "o"}, purpose="p") as task:
+        with task.step("orders.get", {"order_id": "o"}) as step:
+            assert step.grant.audience
+            assert CURRENT_STEP.get() is step
+        assert CURRENT_STEP.get() is None
+    assert [(one.failed, one.late) for one in served.reported] == [(False, False)]
+    assert served.closed == [(task.id, False)]
+
+
+def test_tools_are_declared_and_denied_as_elsewhere(served):
+    @blocking.tool("orders.get")
+    def get(order_id):
+        return order_id
+
+    @blocking.tool("orders.refund")
+    def refund():
+        pytest.fail("the body runs")
+
+    with connect(served), blocking.task("Refund", order_id="o"):
+        assert get("o") == "o"
+        with pytest.raises(Denied):
+            refund()
+    assert served.opened[0].parameters == {"order_id": "o"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupt_or_an_error_ends_the_step_and_the_task_as_failed(served, error):
+    @blocking.tool("orders.get")
+    def get():
+        raise error
+
+    with connect(served), pytest.raises(error), blocking.task("Refund"):
+        get()
+    assert [(one.failed, one.error_class) for one in served.reported] == [(True, error.__name__)]
+    assert [failed for _, failed in served.closed] == [True]
+
+
+def test_a_step_can_be_renewed_by_hand(served):
+    with connect(served) as client, client.task("Refund") as task:
+        with task.step("orders.get", renew=False) as step:
+            first = step.grant.grant_id
+            blocking.renew(step)
+            assert step.grant.grant_id != first
+
+
+async def test_on_an_event_loop_blocking_steps_are_refused(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with (
+            pytest.raises(MisuseError, match="event loop's own thread"),
+            blocking.BlockingStep(task.step("orders.get")),
+        ):
+            pytest.fail("the body runs")

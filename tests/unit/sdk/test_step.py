@@ -1,0 +1,215 @@
+"""A step lives exactly as long as its body, whichever of the two ends first."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from stepgrant.errors import DenialCode, Denied, MisuseError, Revoked
+from stepgrant.step import CURRENT_STEP
+from stepgrant.testing import GrantRule
+from tests.kit.clock import ManualClock
+
+
+async def test_a_body_that_returns_is_reported_completed_with_the_digest_of_its_result(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        async with task.step("orders.get", {"order_id": "o"}, purpose="look it up") as step:
+            assert step.live
+            assert CURRENT_STEP.get() is step
+            step.result({"paid": 40})
+        assert not step.live
+        assert CURRENT_STEP.get() is None
+    (reported,) = gateway.reported
+    assert (reported.step_id, reported.failed, reported.late) == (step.id, False, False)
+    assert reported.result_sha256 == hashlib.sha256(b'{"paid":40}').digest()
+    (declared,) = gateway.declared
+    assert (declared.arguments, declared.purpose, declared.parent_step_id) == ({"order_id": "o"}, "look it up", "")
+
+
+async def test_a_body_that_raises_is_reported_failed_by_the_class_of_its_error(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(ZeroDivisionError):
+            async with task.step("orders.get"):
+                _ = 1 / 0
+    (reported,) = gateway.reported
+    assert (reported.failed, reported.error_class, reported.result_sha256) == (True, "ZeroDivisionError", b"")
+
+
+async def test_a_body_that_is_cancelled_is_reported_failed(gateway):
+    inside = asyncio.Event()
+
+    async def work(task):
+        async with task.step("orders.get"):
+            inside.set()
+            await asyncio.Event().wait()
+
+    async with gateway.client() as client, client.task("Refund") as task:
+        running = asyncio.create_task(work(task))
+        await inside.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert [(one.failed, one.error_class) for one in gateway.reported] == [(True, "CancelledError")]
+
+
+async def test_a_step_that_is_cancelled_while_it_is_declared_is_given_back(gateway):
+    gateway.hold("orders.get")
+
+    async def work(task):
+        async with task.step("orders.get"):
+            pytest.fail("the body runs")
+
+    async with gateway.client() as client, client.task("Refund") as task:
+        running = asyncio.create_task(work(task))
+        await gateway.until(lambda: gateway.declared)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await gateway.release("orders.get")
+        await gateway.until(lambda: gateway.reported)
+    assert [(one.failed, one.error_class) for one in gateway.reported] == [(True, "CancelledError")]
+
+
+async def test_the_body_of_a_revoked_step_is_cancelled_and_hears_why(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(Revoked, match=r"revoked \(locked\): Locked by an operator\.") as revoked:
+            async with task.step("orders.get") as step:
+                await gateway.revoke(step.id)
+                await asyncio.Event().wait()
+        assert (revoked.value.step_id, revoked.value.cause) == (step.id, "locked")
+        assert asyncio.current_task().cancelling() == 0
+        with pytest.raises(Revoked):
+            _ = step.grant
+    assert [(one.failed, one.error_class, one.late) for one in gateway.reported] == [(True, "CancelledError", True)]
+
+
+async def test_a_revoked_body_that_swallows_its_cancellation_raises_all_the_same(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(Revoked):
+            async with task.step("orders.get") as step:
+                await gateway.revoke(step.id)
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    pass
+
+
+async def test_an_error_of_a_revoked_body_is_not_hidden(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(ValueError, match="own trouble"):
+            async with task.step("orders.get") as step:
+                await gateway.revoke(step.id)
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise ValueError("own trouble") from None
+
+
+async def test_a_cancellation_from_outside_wins_over_a_revocation(gateway):
+    revoked = asyncio.Event()
+
+    async def work(task):
+        async with task.step("orders.get") as step:
+            await gateway.revoke(step.id)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                revoked.set()
+                await asyncio.sleep(0)
+                asyncio.current_task().cancel()
+
+    async with gateway.client() as client, client.task("Refund") as task:
+        running = asyncio.create_task(work(task))
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert revoked.is_set()
+
+
+async def test_inv_4_a_grant_whose_end_nobody_announces_is_dead_all_the_same(gateway):
+    clock = ManualClock(datetime.now(UTC))
+    async with gateway.client(clock=clock) as client, client.task("Refund") as task:
+        with pytest.raises(Revoked, match="expired"):
+            async with task.step("orders.get", renew=False):
+                clock.advance(timedelta(seconds=33))
+                await asyncio.Event().wait()
+
+
+async def test_a_grant_is_renewed_inside_the_body_before_it_runs_out(gateway):
+    clock = ManualClock(datetime.now(UTC))
+    async with gateway.client(clock=clock) as client, client.task("Refund") as task:
+        async with task.step("orders.get") as step:
+            first = step.grant.grant_id
+            clock.advance(timedelta(seconds=17))
+            assert gateway.renewed == []
+            for count, seconds in enumerate((2, 19), start=1):
+                clock.advance(timedelta(seconds=seconds))
+                await gateway.until(lambda count=count: len(gateway.renewed) == count)
+                async with asyncio.timeout(5):
+                    while step.grant.grant_id == first:
+                        await asyncio.sleep(0)
+                first = step.grant.grant_id
+    assert gateway.renewed == [step.id, step.id]
+    assert not gateway.reported[0].late
+
+
+async def test_a_renewal_that_is_refused_lets_the_body_go_on_under_the_old_grant(gateway):
+    gateway.deny_renewals("orders.get")
+    async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
+        old = step.grant
+        with pytest.raises(Denied, match="renewing step orders.get was denied"):
+            await step.renew()
+        assert step.grant is old
+
+
+async def test_a_renewal_that_policy_denies_ends_the_step(gateway):
+    gateway.deny_renewals("orders.get", DenialCode.FORBIDDEN, "Not any more.")
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(Revoked, match="policy_changed"):
+            async with task.step("orders.get") as step:
+                with pytest.raises(Denied):
+                    await step.renew()
+                await asyncio.Event().wait()
+
+
+async def test_a_child_dies_with_its_parent(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(Revoked, match="locked"):
+            async with task.step("orders.get") as parent:
+                with pytest.raises(Revoked, match="parent_ended"):
+                    async with task.step("orders.get", parent=parent) as child:
+                        await gateway.revoke(parent.id)
+                        await asyncio.Event().wait()
+        assert gateway.declared[1].parent_step_id == parent.id
+        assert child.id != parent.id
+
+
+async def test_a_stream_that_is_gone_ends_the_body_as_abandoned(gateway):
+    async with gateway.client() as client:
+        with pytest.raises(Revoked, match="abandoned"):
+            async with client.task("Refund") as task, task.step("orders.get"):
+                await gateway.go_away()
+                await asyncio.Event().wait()
+
+
+async def test_a_step_is_entered_once_and_its_grant_used_inside_only(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        step = task.step("orders.get")
+        with pytest.raises(MisuseError, match="not entered"):
+            _ = step.grant
+        async with step:
+            pass
+        with pytest.raises(MisuseError, match="is over"):
+            _ = step.grant
+        with pytest.raises(MisuseError, match="declare a new one"):
+            async with step:
+                pass
+
+
+async def test_the_token_stands_in_no_repr(gateway):
+    gateway.grant("orders.get", GrantRule(uses=1))
+    async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
+        assert step.grant.token.count(".") == 2
+        assert step.grant.token not in repr(step) + repr(step.grant) + repr(task) + repr(step.holder)

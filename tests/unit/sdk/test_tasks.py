@@ -1,0 +1,46 @@
+"""A task is where steps are declared, and misuse is said before anything is sent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from stepgrant.errors import MisuseError
+from stepgrant.tasks import json_object
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"tool": "refund"}, r"server\.tool"),
+        ({"tool": "orders.get", "purpose": "x" * 1025}, "shorten it"),
+        ({"tool": "orders.get", "wanted_ttl": timedelta(0)}, "below a millisecond"),
+    ],
+)
+async def test_a_step_that_cannot_be_is_misuse(gateway, options, why):
+    async with gateway.client() as client, client.task("Refund") as task:
+        with pytest.raises(MisuseError, match=why):
+            task.step(**options)
+
+
+async def test_a_wanted_lifetime_shortens_the_grant(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        async with task.step("orders.get", wanted_ttl=timedelta(seconds=5)) as step:
+            assert step.grant.life == timedelta(seconds=5)
+    assert gateway.declared[0].wanted_ttl == timedelta(seconds=5)
+
+
+async def test_a_task_knows_its_id_its_end_and_whether_it_is_open(gateway):
+    async with gateway.client() as client:
+        async with client.task("Refund", {"customer": "jo@x.org"}) as task:
+            assert task.open
+            assert task.type == "Refund"
+            assert task.expires_at.tzinfo is not None
+        assert not task.open
+    assert task.id == gateway.opened[0].task_id
+    assert "jo@x.org" not in repr(task)
+
+
+def test_members_are_sent_as_canonical_json():
+    assert json_object({"b": 1.0, "a": [None, True]}, 100, "x") == '{"a":[null,true],"b":1}'
