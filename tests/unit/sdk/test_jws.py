@@ -1,0 +1,174 @@
+"""Compact JWS: what RFC 8725 warns of is refused before any cryptography."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from stepgrant.grant import base64url
+from stepgrant.jws import (
+    JwsHeaderError,
+    JwsMalformedError,
+    JwsSignatureError,
+    parse_jws,
+    sign_jws,
+    sign_raw,
+    verify_jws,
+    verify_raw,
+)
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+MEMBERS = frozenset({"alg", "kid", "typ"})
+HEADER = {"kid": "1", "typ": "t"}
+TOKEN = sign_jws(HEADER, b'{"a":1}', KEY)
+HEAD, PAYLOAD, SIGNATURE = TOKEN.split(".")
+
+
+def parse(token: str, max_bytes: int = 4096):
+    return parse_jws(token, typ="t", members=MEMBERS, max_bytes=max_bytes)
+
+
+def raw(header: object) -> str:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return f"{base64url(text)}.{PAYLOAD}.{SIGNATURE}"
+
+
+def test_a_signed_token_is_read_back():
+    assert verify_jws(parse(TOKEN), KEY.public_key()) == b'{"a":1}'
+
+
+def test_the_parts_do_not_show_in_a_repr():
+    assert "payload" not in repr(parse(TOKEN))
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["none", "None", "NONE", "HS256", "RS256", "ES384", "ES256K", "es256", "EdDSA", 1, None]
+)
+def test_any_other_algorithm_is_refused(algorithm):
+    with pytest.raises(JwsHeaderError, match="alg"):
+        parse(raw({"alg": algorithm, **HEADER}))
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"jku": "https://evil"},
+        {"x5u": "https://evil"},
+        {"jwk": {}},
+        {"x5c": []},
+        {"crit": ["b64"]},
+        {"crit": []},
+        {"b64": False},
+        {"enc": "A128GCM"},
+        {"zip": "DEF"},
+        {"x": 1},
+    ],
+    ids=str,
+)
+def test_a_header_member_that_is_not_ours_is_refused(extra):
+    with pytest.raises(JwsHeaderError, match="exactly"):
+        parse(raw({"alg": "ES256", **HEADER, **extra}))
+
+
+def test_a_missing_member_and_another_type_are_refused():
+    with pytest.raises(JwsHeaderError):
+        parse(raw({"alg": "ES256", "typ": "t"}))
+    with pytest.raises(JwsHeaderError):
+        parse(raw({"alg": "ES256", "kid": "1"}))
+    with pytest.raises(JwsHeaderError):
+        parse(raw({"alg": "ES256", "kid": "1", "typ": "T"}))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        HEAD,
+        f"{HEAD}.{PAYLOAD}",
+        f"{HEAD}.{PAYLOAD}.",
+        f"{HEAD}..{SIGNATURE}",
+        f".{PAYLOAD}.{SIGNATURE}",
+        f"{TOKEN}.{SIGNATURE}.{SIGNATURE}",
+        f"{TOKEN}=",
+        f"{TOKEN}\n",
+        f" {TOKEN}",
+        f"{HEAD}=.{PAYLOAD}.{SIGNATURE}",
+        f"{HEAD}.{PAYLOAD}+.{SIGNATURE}",
+        f"{HEAD}.{PAYLOAD}ä.{SIGNATURE}",
+        json.dumps({"payload": PAYLOAD, "protected": HEAD, "signature": SIGNATURE}),
+    ],
+)
+def test_what_is_not_three_segments_of_base64url_is_malformed(token):
+    with pytest.raises(JwsMalformedError):
+        parse(token)
+
+
+def test_base64url_that_is_not_canonical_is_malformed():
+    last = {"A": "B", "Q": "R", "g": "h", "w": "x"}[SIGNATURE[-1]]
+    with pytest.raises(JwsMalformedError, match="canonical"):
+        parse(f"{HEAD}.{PAYLOAD}.{SIGNATURE[:-1]}{last}")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[]",
+        b"1",
+        b"{",
+        b"\xff",
+        b'{"alg":"ES256","kid":"1","typ":"t","typ":"t"}',
+        b'{"alg":"none","alg":"ES256"}',
+        b"[" * 700,
+    ],
+)
+def test_a_header_that_is_no_strict_object_is_malformed(header):
+    with pytest.raises(JwsMalformedError):
+        parse(raw(header))
+
+
+def test_sizes_are_bounded_before_anything_is_decoded():
+    with pytest.raises(JwsMalformedError, match="more than"):
+        parse(TOKEN, max_bytes=len(TOKEN) - 1)
+    with pytest.raises(JwsMalformedError, match="header"):
+        parse(raw({"alg": "ES256", **HEADER, "kid": "1" * 1024}))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        bytes(64),
+        bytes(32) + b"\1" * 32,
+        b"\1" * 32 + bytes(32),
+        b"\xff" * 64,
+        KEY.sign(b"m", ec.ECDSA(SHA256())),
+        encode_dss_signature(1, 1),
+        sign_raw(b"m", KEY) + b"\0",
+        sign_raw(b"m", KEY)[:-1],
+        sign_raw(b"other", KEY),
+        b"",
+    ],
+    ids=[
+        "zeros",
+        "r zero",
+        "s zero",
+        "beyond the order",
+        "DER",
+        "small DER",
+        "longer",
+        "shorter",
+        "other message",
+        "empty",
+    ],
+)
+def test_a_signature_that_is_not_r_and_s_over_the_message_is_refused(signature):
+    with pytest.raises(JwsSignatureError):
+        verify_raw(signature, b"m", KEY.public_key())
+
+
+def test_a_key_of_another_curve_is_refused():
+    with pytest.raises(JwsSignatureError):
+        verify_raw(sign_raw(b"m", KEY), b"m", ec.generate_private_key(ec.SECP384R1()).public_key())
+    with pytest.raises(JwsSignatureError):
+        verify_raw(sign_raw(b"m", KEY), b"m", ec.generate_private_key(ec.SECP256R1()).public_key())
