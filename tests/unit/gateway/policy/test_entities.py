@@ -1,0 +1,127 @@
+"""One boundary as Cedar sees it, held to the derived schema by Cedar itself."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import cedarpy
+import pytest
+
+from stepgrant_gateway.core.decision import Question, StepFacts, TaskFacts
+from stepgrant_gateway.policy.catalog import load_catalog
+from stepgrant_gateway.policy.entities import UnrepresentableError, request_for, workload_prefixes
+from stepgrant_gateway.policy.schema import derive_schema
+from tests.kit.catalogs import admitted, catalog_files
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
+AGENT = "spiffe://dev.stepgrant.test/agent/support/7"
+CATALOG = load_catalog(catalog_files())
+SCHEMA = cedarpy.Schema.from_str(derive_schema(CATALOG))
+TASK = TaskFacts("01T", "Refund", AGENT, {"order_id": "ord_00000042", "customer": "jo@x.org"})
+CALL = admitted(CATALOG, {"to": ["jo@x.org"], "subject": "s", "body": "b"}, "mail.send")
+BUDGET = {"refunds": Decimal("0.5"), "mails": Decimal(1)}
+QUESTION = Question(TASK, StepFacts(1), CALL, BUDGET, "x509", NOW)
+
+
+def allowed(question, condition, scope="principal, action, resource"):
+    asked = request_for(CATALOG, question)
+    policies = cedarpy.PolicySet.from_str(f"permit ({scope}) when {{ {condition} }};")
+    entities = cedarpy.Entities.from_json_str(json.dumps(asked.entities), SCHEMA)
+    result = cedarpy.is_authorized(asked.request(), policies, entities, SCHEMA)
+    assert result.diagnostics.errors == []
+    assert result.decision is not cedarpy.Decision.NoDecision
+    return result.allowed
+
+
+FULL = replace(
+    QUESTION,
+    task=replace(
+        TASK,
+        labels=frozenset(["untrusted"]),
+        completed=frozenset(["orders.get"]),
+        reported=frozenset(["orders.refund"]),
+        denials=3,
+        age=timedelta(seconds=90),
+    ),
+    step=StepFacts(2, "orders.refund", frozenset([AGENT])),
+)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'principal.order_id == "ord_00000042" && !(principal has ticket)',
+        'principal in TaskGroup::"support"',
+        'principal in Workload::"spiffe://dev.stepgrant.test"',
+        'principal in Workload::"spiffe://dev.stepgrant.test/agent"',
+        f'principal in Workload::"{AGENT}"',
+        'resource == Target::"mail://outbox" && resource in TargetGroup::"mail"',
+        'context.args.to == ["jo@x.org"] && context.count.to == 1',
+        "context.parts.to.address == [principal.customer]",
+        'context.task.labels.contains(Label::"untrusted")',
+        'context.task.completed == [Tool::"orders.get"] && context.task.reported.contains(Tool::"orders.refund")',
+        'context.task.denials == 3 && context.task.age == duration("1m30s")',
+        'context.step.depth == 2 && context.step.parent_tool == Tool::"orders.refund"',
+        f'context.step.chain == ["{AGENT}"]',
+        'context.budget.refunds == decimal("0.5") && context.budget.mails == 1',
+        'context.peer.method == "x509" && !(context has subject)',
+        'context.now == datetime("2026-11-21T12:00:00.123Z")',
+    ],
+)
+def test_policy_sees_the_boundary(condition):
+    scope = 'principal is Task::Refund, action == Action::"mail.send", resource'
+    assert allowed(FULL, condition, scope)
+    assert not allowed(FULL, f"!({condition})", scope)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'principal in Workload::"spiffe://dev.stepgrant.test/agent/sup"',
+        'principal in Workload::"spiffe://dev.stepgrant.test/agent/support/7/x"',
+        'principal in Workload::"spiffe://dev.stepgrant.tes"',
+    ],
+)
+def test_workloads_are_matched_by_whole_segments(condition):
+    assert not allowed(QUESTION, condition)
+
+
+def test_an_action_lies_in_its_effects_and_its_server():
+    assert allowed(QUESTION, "true", 'principal, action in Action::"egress", resource')
+    assert allowed(QUESTION, "true", 'principal, action in Action::"mail.*", resource')
+    assert not allowed(QUESTION, "true", 'principal, action in Action::"read", resource')
+
+
+def test_opening_a_task_is_asked_of_the_gateway():
+    opening = replace(QUESTION, call=None, step=StepFacts())
+    assert allowed(opening, 'context.open.vouched_by == "agent"', 'principal, action == Action::"task.open", resource')
+    assert allowed(opening, "context.budget.mails == 1", "principal, action, resource is Gateway")
+
+
+def test_a_quote_in_a_value_stays_a_value():
+    task = replace(TASK, task_id='x" || true || "', parameters={**TASK.parameters, "ticket": "AB-1"})
+    assert allowed(replace(QUESTION, task=task), 'principal.ticket == "AB-1"')
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        replace(QUESTION, budget={**BUDGET, "refunds": Decimal(10) ** 15}),
+        replace(QUESTION, budget={**BUDGET, "refunds": Decimal("0.00001")}),
+        replace(QUESTION, budget={**BUDGET, "mails": Decimal("0.5")}),
+        replace(QUESTION, budget={"mails": Decimal(1)}),
+        replace(QUESTION, task=replace(TASK, task_type="Gone")),
+        replace(QUESTION, task=replace(TASK, parameters={"order_id": "ord_00000042"})),
+        replace(QUESTION, task=replace(TASK, parameters={**TASK.parameters, "more": "x"})),
+    ],
+)
+def test_inv_02_what_cedar_cannot_hold_is_no_request(question):
+    """INV-02: an unrepresentable value is an error, and any error denies."""
+    with pytest.raises(UnrepresentableError):
+        request_for(CATALOG, question)
+
+
+def test_prefixes_begin_with_the_trust_domain():
+    assert workload_prefixes("spiffe://x/a/b") == ("spiffe://x", "spiffe://x/a", "spiffe://x/a/b")
+    assert workload_prefixes("spiffe://x") == ("spiffe://x",)
