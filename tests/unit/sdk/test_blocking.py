@@ -79,11 +79,10 @@ def test_an_interrupt_or_an_error_ends_the_step_and_the_task_as_failed(served, e
 
 
 def test_a_step_can_be_renewed_by_hand(served):
-    with connect(served) as client, client.task("Refund") as task:
-        with task.step("orders.get", renew=False) as step:
-            first = step.grant.grant_id
-            blocking.renew(step)
-            assert step.grant.grant_id != first
+    with connect(served) as client, client.task("Refund") as task, task.step("orders.get", renew=False) as step:
+        first = step.grant.grant_id
+        blocking.renew(step)
+        assert step.grant.grant_id != first
 
 
 async def test_on_an_event_loop_blocking_steps_are_refused(gateway):

@@ -91,7 +91,7 @@ async def test_parameters_that_json_cannot_carry_are_refused_before_anything_is_
 async def test_a_gateway_of_another_spiffe_id_is_not_talked_to(gateway):
     client = Client(gateway.address, SpiffeId("test.stepgrant.test", "/other"), gateway.identity())
     async with client:
-        with pytest.raises(GatewayUnavailableError, match="did not prove to be spiffe://test.stepgrant.test/other"):
+        with pytest.raises(GatewayUnavailableError, match="did not prove to be spiffe://"):
             async with client.task("Refund"):
                 pass
     assert gateway.opened == []

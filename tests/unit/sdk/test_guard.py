@@ -19,6 +19,7 @@ from stepgrant.errors import (
 from stepgrant.guard import task, tool
 from stepgrant.step import CURRENT_STEP
 from stepgrant.tasks import CURRENT_TASK
+from tests.kit.loop import settled
 
 
 def recorder(name, ran, **options):
@@ -165,12 +166,7 @@ async def test_a_blocking_body_that_was_revoked_raises_at_its_end(gateway):
     def get(loop):
         asyncio.run_coroutine_threadsafe(gateway.revoke(CURRENT_STEP.get().id), loop).result(5)
         step = CURRENT_STEP.get()
-        asyncio.run_coroutine_threadsafe(wait_until_dead(step), loop).result(5)
-
-    async def wait_until_dead(step):
-        async with asyncio.timeout(5):
-            while step.live:
-                await asyncio.sleep(0)
+        asyncio.run_coroutine_threadsafe(settled(lambda: not step.live), loop).result(5)
 
     not_sent = tool("orders.get", not_sent=["loop"])(get.__wrapped__)
     async with gateway.client(), task("Refund"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from stepgrant.errors import DenialCode, Denied, MisuseError, Revoked
 from stepgrant.step import CURRENT_STEP
 from stepgrant.testing import GrantRule
 from tests.kit.clock import ManualClock
+from tests.kit.loop import settled
 
 
 async def test_a_body_that_returns_is_reported_completed_with_the_digest_of_its_result(gateway):
@@ -91,10 +93,8 @@ async def test_a_revoked_body_that_swallows_its_cancellation_raises_all_the_same
         with pytest.raises(Revoked):
             async with task.step("orders.get") as step:
                 await gateway.revoke(step.id)
-                try:
+                with suppress(asyncio.CancelledError):
                     await asyncio.Event().wait()
-                except asyncio.CancelledError:
-                    pass
 
 
 async def test_an_error_of_a_revoked_body_is_not_hidden(gateway):
@@ -147,9 +147,7 @@ async def test_a_grant_is_renewed_inside_the_body_before_it_runs_out(gateway):
             for count, seconds in enumerate((2, 19), start=1):
                 clock.advance(timedelta(seconds=seconds))
                 await gateway.until(lambda count=count: len(gateway.renewed) == count)
-                async with asyncio.timeout(5):
-                    while step.grant.grant_id == first:
-                        await asyncio.sleep(0)
+                await settled(lambda first=first: step.grant.grant_id != first)
                 first = step.grant.grant_id
     assert gateway.renewed == [step.id, step.id]
     assert not gateway.reported[0].late
@@ -159,7 +157,7 @@ async def test_a_renewal_that_is_refused_lets_the_body_go_on_under_the_old_grant
     gateway.deny_renewals("orders.get")
     async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
         old = step.grant
-        with pytest.raises(Denied, match="renewing step orders.get was denied"):
+        with pytest.raises(Denied, match=r"renewing step .* was denied"):
             await step.renew()
         assert step.grant is old
 

@@ -140,12 +140,24 @@ class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[t
         declared = self._carrier.declared(client_call_details, request)
         if declared is None:
             return await continuation(client_call_details, request)
-        return self._answers(declared, continuation, client_call_details, request)
+        await declared.begin()
+        try:
+            call = await continuation(self._carrier.with_grant(client_call_details, declared), request)
+        except BaseException as error:
+            await declared.finish(error)
+            raise
+        return self._answers(declared, call)
 
-    async def _answers(self, declared: Step, continuation: Any, details: Any, request: Any) -> AsyncIterator[Any]:
-        async with declared as step:
-            async for answer in await continuation(self._carrier.with_grant(details, step), request):
+    async def _answers(self, step: Step, call: Any) -> AsyncIterator[Any]:
+        """The answers; the step lasts as long as they come, and what comes after its end is not handed on."""
+        try:
+            async for answer in call:
+                step.refuse_ended()
                 yield answer
+        except BaseException as error:
+            await step.finish(error)
+            raise
+        await step.finish(None)
 
 
 async def _identity(client: Client | None) -> IdentitySnapshot:

@@ -1,0 +1,192 @@
+"""A grant goes along with calls to its own audience, under the certificate that it is bound to, and with no others."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+
+from stepgrant.calls import GrpcCalls
+from stepgrant.client import Client
+from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError, IdentityUnavailableError, MisuseError
+from stepgrant.grant import Binding
+from stepgrant.guard import task
+from stepgrant.outgoing.grpc import channel
+from stepgrant.testing import GrantRule
+from stepgrant.v1 import agent_pb2
+
+ORDERS = "spiffe://test.stepgrant.test/orders"
+GET = "/acme.Orders/Get"
+LIST = "/acme.Orders/List"
+CALLS = GrpcCalls({GET: "orders.get", LIST: "orders.search"})
+Message = agent_pb2.Renew
+
+
+class Resource(grpc.GenericRpcHandler):
+    """Answers every call with its own message and remembers what came with it."""
+
+    def __init__(self):
+        self.seen = []
+        self.refuse = False
+
+    def service(self, details):
+        handlers = {GET: grpc.unary_unary_rpc_method_handler, LIST: grpc.unary_stream_rpc_method_handler}
+        answers = {GET: self._one, LIST: self._many}
+        if details.method not in handlers:
+            return None
+        return handlers[details.method](answers[details.method], Message.FromString, Message.SerializeToString)
+
+    async def _one(self, message, context):
+        self.seen.append(dict(context.invocation_metadata()))
+        if self.refuse:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+        return message
+
+    async def _many(self, message, context):
+        self.seen.append(dict(context.invocation_metadata()))
+        yield message
+        yield message
+
+
+@asynccontextmanager
+async def serving(gateway, path="orders"):
+    resource = Resource()
+    issued = gateway.authority.issue(path)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((resource,))
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials(
+            [(issued.key_pem, issued.chain_pem)],
+            root_certificates=gateway.authority.root_pem,
+            require_client_auth=True,
+        ),
+    )
+    await server.start()
+    try:
+        yield resource, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+def get(opened):
+    return opened.unary_unary(GET, Message.SerializeToString, Message.FromString)
+
+
+def search(opened):
+    return opened.unary_stream(LIST, Message.SerializeToString, Message.FromString)
+
+
+@pytest.fixture
+def gateway(gateway):
+    gateway.grant("orders.get", GrantRule(audience=ORDERS))
+    gateway.grant("orders.search", GrantRule(audience=ORDERS))
+    gateway.grant("mail.send", GrantRule(audience="https://mail.acme.org", binding=Binding.KEY))
+    return gateway
+
+
+async def test_inside_a_step_calls_to_its_audience_carry_its_grant(gateway):
+    async with serving(gateway) as (resource, target), gateway.client() as client, task("Refund") as opened:
+        async with channel(ORDERS, target) as connection, opened.step("orders.get") as step:
+            await get(connection)(Message(step_id="x"))
+            assert [one async for one in search(connection)(Message(step_id="y"))] == [Message(step_id="y")] * 2
+            assert [seen["stepgrant-grant"] for seen in resource.seen] == [step.grant.token] * 2
+    assert len(gateway.declared) == 1
+    assert client is not None
+
+
+async def test_inv_8_a_grant_for_another_audience_does_not_go_along(gateway):
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund") as opened:
+        async with channel(ORDERS, target) as connection, opened.step("mail.send"):
+            await get(connection)(Message(step_id="x"))
+    assert "stepgrant-grant" not in resource.seen[0]
+
+
+async def test_without_a_step_the_call_is_declared_from_the_message_and_reported(gateway):
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            assert await get(connection)(Message(step_id="x")) == Message(step_id="x")
+            assert len([one async for one in search(connection)(Message(step_id="y"))]) == 2
+    assert [(one.tool, one.arguments) for one in gateway.declared] == [
+        ("orders.get", {"step_id": "x"}),
+        ("orders.search", {"step_id": "y"}),
+    ]
+    assert [one.failed for one in gateway.reported] == [False, False]
+    assert all("stepgrant-grant" in seen for seen in resource.seen)
+
+
+async def test_another_tool_than_the_current_steps_is_declared_as_its_child(gateway):
+    async with serving(gateway) as (_, target), gateway.client(), task("Refund") as opened:
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            async with opened.step("orders.search") as step:
+                await get(connection)(Message(step_id="x"))
+    assert [one.parent_step_id for one in gateway.declared] == ["", step.id]
+
+
+async def test_a_call_that_fails_is_reported_failed(gateway):
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
+        resource.refuse = True
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await get(connection)(Message(step_id="x"))
+    assert [(one.failed, one.error_class) for one in gateway.reported] == [(True, "AioRpcError")]
+
+
+async def test_inv_12_a_denied_call_is_not_sent(gateway):
+    gateway.deny("orders.get")
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            with pytest.raises(Denied):
+                await get(connection)(Message(step_id="x"))
+    assert resource.seen == []
+
+
+async def test_inv_8_a_grant_that_names_another_audience_than_the_channel_is_not_shown(gateway):
+    gateway.grant("orders.get", GrantRule(audience="spiffe://test.stepgrant.test/other"))
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            with pytest.raises(IdentityUnavailableError, match="this goes to"):
+                await get(connection)(Message(step_id="x"))
+    assert resource.seen == []
+
+
+async def test_a_grant_bound_to_another_certificate_than_the_channels_is_not_shown(gateway):
+    identity = gateway.identity()
+    async with serving(gateway) as (resource, target), Client(gateway.address, gateway.gateway_id, identity) as client:
+        async with channel(ORDERS, target, client=client) as connection:
+            identity.become(gateway.authority.snapshot("agent/test"))
+            async with task("Refund") as opened, opened.step("orders.get"):
+                with pytest.raises(IdentityUnavailableError, match="another SVID"):
+                    await get(connection)(Message(step_id="x"))
+    assert resource.seen == []
+
+
+async def test_a_grant_bound_to_the_key_comes_with_a_proof(gateway):
+    gateway.grant("orders.get", GrantRule(audience=ORDERS, binding=Binding.KEY))
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund") as opened:
+        async with channel(ORDERS, target) as connection, opened.step("orders.get"):
+            await get(connection)(Message(step_id="x"))
+    assert resource.seen[0]["dpop"].count(".") == 2
+
+
+async def test_a_resource_that_is_somebody_else_is_not_connected_to(gateway):
+    async with serving(gateway, "impostor") as (_, target), gateway.client(), task("Refund"):
+        with pytest.raises(GatewayUnavailableError, match="did not prove to be"):
+            async with channel(ORDERS, target):
+                pass
+
+
+async def test_a_message_that_cannot_be_declared_is_not_sent(gateway):
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            with pytest.raises(GrantRefusedError):
+                await get(connection)(Message.FromString(b"\x98\x06\x01"))
+    assert resource.seen == []
+
+
+async def test_an_audience_that_is_no_spiffe_id_needs_a_server_id(gateway):
+    async with gateway.client():
+        with pytest.raises(MisuseError, match="server_id="):
+            async with channel("https://orders.acme.org", "127.0.0.1:1"):
+                pass
