@@ -30,7 +30,7 @@ class Counter:
     def __init__(self, bank: Bank) -> None:
         self._bank = bank
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], _receive: Any, send: Any) -> None:
         """One request that a grant covers."""
         if scope["type"] != "http":
             return

@@ -34,7 +34,11 @@ def came_out_well(benign: Sequence[Result], attacked: Sequence[Result]) -> bool:
 
 
 def lines(
-    benign: Sequence[Result], attacked: Sequence[Result], table: Mapping[str, Sequence[Request]], seconds: float
+    benign: Sequence[Result],
+    attacked: Sequence[Result],
+    table: Mapping[str, Sequence[Request]],
+    seconds: float,
+    audit: Mapping[str, Any],
 ) -> list[str]:
     """The report, the summary last."""
     return [
@@ -43,6 +47,10 @@ def lines(
         *_through(attacked),
         "",
         *_decisions(benign, attacked, seconds),
+        (
+            f"ledger: {audit['events']} events, chain verified; {audit['tasks']} tasks, {audit['grants']} grants, "
+            f"{audit['redemptions']} redemptions, {audit['grant_seconds']:.1f} grant-seconds held"
+        ),
         "",
         f"ungated: {_summary([r.ungated for r in benign], [r.ungated for r in attacked])}",
         f"banking: {_summary([r.gated for r in benign], [r.gated for r in attacked])}",

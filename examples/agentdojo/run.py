@@ -55,8 +55,10 @@ def main() -> int:
         begun = time.monotonic()
         results = [perform(benchmark, bank, agent, run, table[run.user_task]) for run in (*benign, *attacked)]
         seconds = time.monotonic() - begun
+        gateway.stop()
+        audit = gateway.audit()
     alone, paired = results[: len(benign)], results[len(benign) :]
-    print("\n".join(report.lines(alone, paired, table, seconds)))
+    print("\n".join(report.lines(alone, paired, table, seconds, audit)))
     return 0 if report.came_out_well(alone, paired) else 1
 
 
