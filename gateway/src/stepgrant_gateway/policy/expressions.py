@@ -18,6 +18,8 @@ MAX_EXPRESSION_DEPTH: Final = 400
 _REFLEXIVE: Final = frozenset({"==", "<=", ">=", "containsAll", "lessThanOrEqual", "greaterThanOrEqual"})
 """Always true of one thing and itself (`containsAll`: of one set)."""
 _IRREFLEXIVE: Final = frozenset({"!=", "<", ">", "lessThan", "greaterThan"})
+_OF_NOTHING: Final = {"containsAll": True, "containsAny": False}
+"""What these come to when asked about an empty set."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -149,7 +151,11 @@ def constant(node: Node, evaluate: Callable[[Node], bool | None]) -> bool | None
         return outcomes.pop() if len(outcomes) == 1 else None
     if not mentions_variable(node):
         return evaluate(node)
+    if "like" in node and all(piece == "Wildcard" for piece in node["like"]["pattern"]):
+        return True
     operator, operands = _operands(node)
+    if operator in _OF_NOTHING and operands[1] == {"Set": []}:
+        return _OF_NOTHING[operator]
     if len(operands) == 2 and _same(*operands):
         return True if operator in _REFLEXIVE else False if operator in _IRREFLEXIVE else None
     return None

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from stepgrant_gateway.core.decision import OPEN_ACTION
 from stepgrant_gateway.policy.catalog import LoadedCatalog
+from stepgrant_gateway.policy.catalog_reader import EFFECTS
 
-EFFECTS: Final = ("read", "write", "delete", "egress", "execute")
 TASK_NAMESPACE: Final = "Task::"
 
 

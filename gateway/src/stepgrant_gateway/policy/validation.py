@@ -15,7 +15,9 @@ from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.policy.statements import Statement, set_document
 
 _PREFIX: Final = re.compile(r"^for policy `policy\d+`[,:] ")
-_REPORTED_ELSEWHERE: Final = re.compile(r"unrecognized action |unrecognized entity type `Task::|entity .* is of an enumerated")
+_REPORTED_ELSEWHERE: Final = re.compile(
+    r"unrecognized action |unrecognized entity type `Task::|entity .* is of an enumerated"
+)
 """`names` and `checks` say these better, and Cedar blames valid names of the same policy along with a wrong one."""
 _NOT_APPLICABLE: Final = "unable to find an applicable action"
 _ATTRIBUTE: Final = re.compile(r"attribute `([\w.]+)`.* not found")

@@ -1,0 +1,98 @@
+import pytest
+
+from stepgrant_gateway.policy.cases import count_cases, run_cases
+from stepgrant_gateway.policy.load import load_policy
+from tests.kit.policy import SUPPORT
+
+POLICY = load_policy(SUPPORT)
+TASK = (
+    'task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", '
+    "parameters: {order_id: ord_00000042, customer: jo@x.org}}"
+)
+GET = "intent: {tool: orders.get, arguments: {order_id: ord_00000042}}"
+REFUND = "intent: {tool: orders.refund, arguments: {order_id: ord_00000042, amount: 40}}"
+GRANTED = "expect: {decision: granted}"
+
+
+def run(*lines: str) -> list[str]:
+    """One case of these lines."""
+    text = "# cases\n- name: it\n" + "".join(f"  {line}\n" for line in lines)
+    return [str(finding) for finding in run_cases({"tests/a.yaml": text.encode()}, POLICY)]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (TASK, GET, "expect: {decision: granted, tier: routine, ttl: 30s, uses: 1, policies: [refund-reads-an-order]}"),
+        (TASK, GET[:-1] + ", ttl: 3s}", "expect: {decision: granted, ttl: 3s}"),
+        (TASK, "given: {completed: [orders.get]}", REFUND, GRANTED),
+        (TASK, "given: {completed: [orders.get], budget: {refunds: 460}}", REFUND, GRANTED),
+        (TASK, "given: {completed: [orders.get], budget: {refunds: 460.01}}", REFUND, "expect: {decision: denied}"),
+        (TASK, "given: {reported: [orders.get]}", REFUND, "expect: {decision: denied, code: no_permit}"),
+        (TASK, "given: {denials: 20}", REFUND, "expect: {decision: denied, code: forbidden, policies: [enough-denials]}"),
+        (TASK, "given: {age: 5m, peer: jwt, now: \"2026-02-01T00:00:00Z\"}", GET, GRANTED),
+        (TASK, "open: true", "expect: {decision: granted, policies: [support-opens-refunds]}"),
+        (TASK, "intent: {tool: no.such, arguments: {}}", "expect: {decision: denied, code: no_permit}"),
+        (TASK, "intent: {tool: orders.get, arguments: {}}", "expect: {decision: denied, code: arguments_invalid}"),
+    ],
+)  # fmt: skip
+def test_a_case_that_holds_is_silent(lines: tuple[str, ...]):
+    assert run(*lines) == []
+
+
+def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came():
+    found = run(TASK, REFUND, GRANTED)
+    assert len(found) == 1
+    assert found[0].startswith('tests/a.yaml:2: The case "it" does not hold: decision: expected granted, came denied')
+    assert "by [refund-the-order]" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "says"),
+    [
+        ((TASK, GET), 2, "a case lacks `expect`"),
+        ((TASK, GRANTED), 2, "either an `intent` or `open: true`"),
+        ((TASK, GET, "open: true", GRANTED), 2, "either an `intent` or `open: true`"),
+        ((TASK, "open: false", GRANTED), 4, "`open` is true or is left out"),
+        ((TASK, GET, GRANTED, "expects: 1"), 6, "no key `expects`"),
+        ((TASK, "given: {complete: [orders.get]}", GET, GRANTED), 4, "no key `complete`"),
+        ((TASK, "given: {completed: [orders.gte]}", GET, GRANTED), 4, "Did you mean orders.get?"),
+        ((TASK, "given: {labels: [untrsted]}", GET, GRANTED), 4, "Did you mean untrusted?"),
+        ((TASK, "given: {budget: {refund: 1}}", GET, GRANTED), 4, "Did you mean refunds?"),
+        ((TASK, "given: {now: yesterday}", GET, GRANTED), 4, "not a quoted UTC time"),
+        ((TASK.replace("Refund,", "Refnd,"), GET, GRANTED), 3, "Did you mean Refund?"),
+        ((TASK.replace("spiffe://", ""), GET, GRANTED), 3, "does not begin with spiffe://"),
+        ((TASK, GET[:-1] + ", purpose: x}", GRANTED), 4, "no key `purpose`"),
+        ((TASK, "intent: {tool: orders.get, arguments: {order_id: 0.10000000000000000001}}", GRANTED), 4, "not what a double holds"),
+        ((TASK, "intent: {tool: orders.get, arguments: [1]}", GRANTED), 4, "`arguments` is a list"),
+        ((TASK, GET, "expect: {decision: pending}"), 5, "Approvals are not enforced by this version"),
+    ],
+)
+def test_a_case_that_cannot_be_read_is_found_at_its_line(lines: tuple[str, ...], line: int, says: str):
+    found = run(*lines)
+    assert len(found) == 1
+    assert found[0].startswith(f"tests/a.yaml:{line}: ")
+    assert says in found[0]
+
+
+CHILD = "intent: {tool: orders.get, arguments: {order_id: %s}, parent: {tool: %s, arguments: {%s}}}"
+PARENT = ("orders.refund", "order_id: ord_00000042, amount: 40")
+
+
+def test_a_child_is_held_to_the_envelope_of_its_parent():
+    outside = "expect: {decision: denied, code: outside_envelope}"
+    assert run(TASK, CHILD % ("ord_00000042", *PARENT), GRANTED) == []
+    assert run(TASK, CHILD % ("ord_00000043", *PARENT), outside) == []
+    assert run(TASK, CHILD % ("ord_00000042", "orders.search", "query: x"), outside) == []
+    assert "The parent itself is denied" in run(TASK, CHILD % ("ord_00000042", "orders.refund", ""), outside)[0]
+
+
+def test_one_broken_case_hides_no_other_and_cases_are_counted():
+    text = f"- {{name: a}}\n- name: b\n  {TASK}\n  {REFUND}\n  {GRANTED}\n"
+    files = {"tests/a.yaml": text.encode(), "tests/b.yaml": b"]", "a.cedar": b""}
+    assert [str(finding)[:15] for finding in run_cases(files, POLICY)] == [
+        "tests/a.yaml:1:",
+        "tests/a.yaml:2:",
+        "tests/b.yaml:1:",
+    ]
+    assert count_cases(files) == 2

@@ -1,0 +1,98 @@
+"""INV-02: default deny, a forbid wins, any error denies."""
+
+from dataclasses import replace
+
+import cedarpy
+import pytest
+
+from stepgrant.errors import DenialCode
+from stepgrant_gateway.core.decision import Permitted, PolicyPlace, Refused
+from stepgrant_gateway.policy import evaluation
+from stepgrant_gateway.policy.load import load_files
+from tests.kit.policy import ORDER, asking, with_cedar
+
+GET = '@id("get") permit (principal is Task::Refund, action == Action::"orders.get", resource);'
+ERRING = '@id("errs") forbid (principal, action, resource) when { context.task.denials + 9223372036854775807 < 0 };'
+
+
+def verdict(*policies: str, **given):
+    policy = load_files(with_cedar(*policies))
+    return policy.evaluate(asking(policy, "orders.get", {"order_id": ORDER}, **given))
+
+
+def test_inv_02_a_forbid_that_errs_denies_and_the_operator_reads_where_it_stands():
+    assert isinstance(verdict(GET, "// a line\n" + ERRING, denials=0), Permitted)
+    refused = verdict(GET, "// a line\n" + ERRING, denials=3)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+    assert refused.places == (PolicyPlace("errs", "a.cedar", 3),)
+    assert len(refused.errors) == 1
+    assert refused.errors[0].startswith("a.cedar:3: [errs] integer overflow")
+    assert "errs" not in refused.reason + refused.next
+
+
+def test_inv_02_a_permit_that_errs_denies_although_another_holds():
+    erring = GET.replace('"get"', '"errs"').replace(";", " when { context.task.denials + 9223372036854775807 > 0 };")
+    refused = verdict(GET, erring, denials=3)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+
+
+def test_an_error_says_nothing_of_the_values_it_stumbled_over():
+    refused = verdict(GET, ERRING, denials=77777)
+    assert isinstance(refused, Refused)
+    assert "77777" not in str(refused)
+
+
+def test_inv_02_an_ill_typed_request_denies():
+    policy = load_files(with_cedar(GET))
+    question = asking(policy, "orders.get", {"order_id": ORDER})
+    assert question.call is not None
+    ill_typed = replace(question, call=replace(question.call, view={"args": {"order_id": 3}}))
+    refused = policy.evaluate(ill_typed)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+    assert refused.errors == ("The request does not fit the schema of this policy set.",)
+
+
+def test_inv_02_no_decision_denies_even_without_an_error(monkeypatch: pytest.MonkeyPatch):
+    undecided = cedarpy.AuthzResult({"decision": "NoDecision", "diagnostics": {"reason": ["0"], "errors": []}})
+    monkeypatch.setattr(evaluation.cedarpy, "is_authorized", lambda *_, **__: undecided)
+    refused = verdict(GET)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+
+
+def test_inv_02_a_request_that_cannot_even_be_asked_denies(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object, **__: object) -> object:
+        raise ValueError("no JSON")
+
+    monkeypatch.setattr(evaluation.cedarpy, "is_authorized", broken)
+    refused = verdict(GET)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+
+
+def test_inv_02_a_request_that_cedar_cannot_hold_denies():
+    policy = load_files(with_cedar(GET))
+    question = replace(asking(policy, "orders.get", {"order_id": ORDER}), budget={})
+    refused = policy.evaluate(question)
+    assert isinstance(refused, Refused)
+    assert refused.code is DenialCode.POLICY_ERROR
+
+
+def test_cedar_still_skips_an_erring_forbid_and_says_allow():
+    text = "permit (principal, action, resource); forbid (principal, action, resource) when { 9223372036854775807 + 1 > 0 };"
+    anyone = {"type": "A", "id": "a"}
+    request = {"principal": anyone, "action": {"type": "Action", "id": "x"}, "resource": anyone, "context": {}}
+    answer = cedarpy.is_authorized(request, text, [])
+    assert answer.decision is cedarpy.Decision.Allow
+    assert answer.diagnostics.errors
+
+
+def test_a_handle_is_parsed_once_for_the_same_leaves(monkeypatch: pytest.MonkeyPatch):
+    policy = load_files(with_cedar(GET))
+    question = asking(policy, "orders.get", {"order_id": ORDER})
+    policy.evaluate(question)
+    monkeypatch.setattr(evaluation, "_handle_of", None)
+    assert isinstance(policy.evaluate(question), Permitted)
