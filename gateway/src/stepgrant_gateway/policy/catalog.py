@@ -19,9 +19,9 @@ from stepgrant_gateway.policy.calls import CallTemplate, envelope, read_calls
 from stepgrant_gateway.policy.catalog_reader import read_catalog
 from stepgrant_gateway.policy.declarations import Declarations, TargetRule
 from stepgrant_gateway.policy.findings import Findings, nearest, refused
-from stepgrant_gateway.policy.parameters import normalised_parameters
+from stepgrant_gateway.policy.parameters import blank_values, normalised_parameters
 from stepgrant_gateway.policy.parts import COLUMNS, parse_part
-from stepgrant_gateway.policy.shapes import Shape
+from stepgrant_gateway.policy.shapes import Shape, kind_only
 from stepgrant_gateway.policy.targets import can_match, match_target
 from stepgrant_gateway.policy.tool_documents import DocumentedTool, read_tool_document
 from stepgrant_gateway.policy.tools import ToolSchema, join_tool
@@ -51,6 +51,7 @@ class LoadedCatalog:
     sinks: Mapping[str, frozenset[str]]
     subject_claims: Mapping[str, Shape]
     parameter_shapes: Mapping[str, Shape]
+    parameter_kinds: Mapping[str, Shape]
     sensitive_parameters: Mapping[str, frozenset[str]]
     schemas: Mapping[str, ToolSchema]
     target_rules: tuple[TargetRule, ...]
@@ -72,6 +73,10 @@ class LoadedCatalog:
         except ArgumentsInvalidError as error:
             return _invalid(error)
         return Parameters(values, self.sensitive_parameters[task_type])
+
+    def blank_parameters(self, task_type: str) -> Parameters:
+        """See `core.ports.Catalog`."""
+        return Parameters(blank_values(self.parameter_shapes[task_type]), self.sensitive_parameters[task_type])
 
     def prepare_call(self, tool: str, arguments: Mapping[str, Json]) -> Call | Denial:
         """The validated call, or `arguments_invalid` (`no_permit`: no such tool, or no target rule matches)."""
@@ -142,6 +147,7 @@ def load_catalog(files: Mapping[str, bytes]) -> LoadedCatalog:
         sinks={name: schema.sinks for name, schema in schemas.items() if schema.sinks},
         subject_claims=declared.subject_claims,
         parameter_shapes={name: task.parameters for name, task in declared.tasks.items()},
+        parameter_kinds={name: kind_only(task.parameters) for name, task in declared.tasks.items()},
         sensitive_parameters={name: task.sensitive for name, task in declared.tasks.items()},
         schemas=schemas,
         target_rules=declared.targets,

@@ -89,7 +89,7 @@ def workload_prefixes(workload: str) -> tuple[str, ...]:
 
 
 def _principal(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
-    shape = catalog.parameter_shapes.get(task.task_type)
+    shape = catalog.parameter_kinds.get(task.task_type)
     if shape is None:
         raise UnrepresentableError(f"the catalog has no task type {task.task_type}")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Final
 
 from stepgrant.errors import InvalidIdError
@@ -18,6 +19,14 @@ from stepgrant_gateway.policy.yaml_reader import Value
 MAX_PARAMETERS: Final = 64
 MAX_CHOICES: Final = 256
 _MAX_SIZE: Final = 65536
+
+_BLANK: Final[Mapping[Kind, Json]] = {
+    Kind.STRING: "",
+    Kind.INTEGER: Decimal(0),
+    Kind.NUMBER: Decimal(0),
+    Kind.BOOLEAN: False,
+    Kind.ARRAY: [],
+}
 
 _OWN: Final = {
     "string": ("pattern", "format", "min_length", "max_length"),
@@ -59,6 +68,11 @@ def normalised_parameters(shape: Shape, parameters: Mapping[str, Json]) -> dict[
     """
     admit(shape, dict(parameters))
     return {name: _normal(shape.fields[name].shape, value, name) for name, value in parameters.items()}
+
+
+def blank_values(shape: Shape) -> dict[str, Json]:
+    """A value of the right type for each required parameter, which says nothing: "", 0, false, []."""
+    return {name: _BLANK[field.shape.kind] for name, field in shape.fields.items() if field.required}
 
 
 def declared_names(value: Value, what: str, *, most: int) -> dict[str, Value]:

@@ -106,6 +106,22 @@ class Field:
         return self.shape.nullable or (not self.required and self.default is None)
 
 
+def kind_only(shape: Shape) -> Shape:
+    """The same kinds at every depth, with no bound on the values: what Cedar's own types say of them."""
+    return replace(
+        shape,
+        choices=None,
+        least=0,
+        most=None,
+        pattern=None,
+        format=None,
+        range=None,
+        unique=False,
+        items=None if shape.items is None else kind_only(shape.items),
+        fields={name: replace(inner, shape=kind_only(inner.shape)) for name, inner in shape.fields.items()},
+    )
+
+
 def opened(shape: Shape) -> Shape:
     """The same shape, admitting properties that nothing names, at every depth."""
     return replace(
