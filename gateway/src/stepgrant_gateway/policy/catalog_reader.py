@@ -64,7 +64,8 @@ def read_catalog(root: Value) -> Declarations:
         optional=("subject", "budgets"),
     )
     with findings.part():
-        sections["version"].count("`version`", least=1, most=1)
+        if sections["version"].number("`version`") != 1:
+            sections["version"].refuse("`version` is not 1, the only one that this version reads")
     roots: tuple[str, ...] = ()
     with findings.part():
         roots = _spiffe_ids(sections["workloads"], "`workloads`")

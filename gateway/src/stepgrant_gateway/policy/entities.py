@@ -56,8 +56,8 @@ def request_for(catalog: LoadedCatalog, question: Question) -> CedarRequest:
     """
     call = question.call
     context: dict[str, Any] = {
-        "task": _task_state(question.task),
-        "step": _step(question),
+        "task": _task_state(catalog, question.task),
+        "step": _step(catalog, question),
         "budget": _budget(catalog, question),
         "peer": {"method": question.peer_method},
         "now": {"__extn": {"fn": "datetime", "arg": _datetime(question.now)}},
@@ -102,21 +102,22 @@ def _principal(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
     return {"uid": _uid(f"Task::{task.task_type}", task.task_id), "attrs": attributes, "parents": parents}
 
 
-def _task_state(task: TaskFacts) -> dict[str, Any]:
+def _task_state(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
     milliseconds = max(0, task.age // _MILLISECOND)
+    # What an older catalog named and this one does not, no policy of this set can name either.
     return {
-        "labels": _references("Label", task.labels),
-        "completed": _references("Tool", task.completed),
-        "reported": _references("Tool", task.reported),
+        "labels": _references("Label", task.labels & catalog.labels),
+        "completed": _references("Tool", task.completed & catalog.tools.keys()),
+        "reported": _references("Tool", task.reported & catalog.tools.keys()),
         "denials": task.denials,
         "age": {"__extn": {"fn": "duration", "arg": f"{milliseconds}ms"}},
     }
 
 
-def _step(question: Question) -> dict[str, Any]:
+def _step(catalog: LoadedCatalog, question: Question) -> dict[str, Any]:
     step = question.step
     shown: dict[str, Any] = {"depth": step.depth, "chain": sorted(step.chain)}
-    if step.parent_tool is not None:
+    if step.parent_tool is not None and step.parent_tool in catalog.tools:
         shown["parent_tool"] = _reference("Tool", step.parent_tool)
     return shown
 

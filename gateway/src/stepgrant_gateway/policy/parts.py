@@ -124,8 +124,10 @@ def _path(text: str) -> Part:
 
 
 def _uri(text: str) -> Part:
+    if len(text) > MAX_URI_CHARACTERS or not text.isascii():
+        raise _DoesNotParseError
     match = _URI.fullmatch(text)
-    if match is None or len(text) > MAX_URI_CHARACTERS or not text.isascii():
+    if match is None:
         raise _DoesNotParseError
     scheme, authority, path, query, fragment = match.groups()
     scheme = scheme.lower()

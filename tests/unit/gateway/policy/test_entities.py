@@ -122,6 +122,13 @@ def test_inv_02_what_cedar_cannot_hold_is_no_request(question):
         request_for(CATALOG, question)
 
 
+def test_what_an_older_catalog_named_is_left_out():
+    task = replace(TASK, labels=frozenset(["gone"]), completed=frozenset(["orders.gone"]), reported=frozenset(["x.y"]))
+    question = replace(QUESTION, task=task, step=StepFacts(2, "orders.gone"))
+    assert allowed(question, "context.task.labels.isEmpty() && context.task.completed.isEmpty()")
+    assert allowed(question, "context.task.reported.isEmpty() && !(context.step has parent_tool)")
+
+
 def test_prefixes_begin_with_the_trust_domain():
     assert workload_prefixes("spiffe://x/a/b") == ("spiffe://x", "spiffe://x/a", "spiffe://x/a/b")
     assert workload_prefixes("spiffe://x") == ("spiffe://x",)
