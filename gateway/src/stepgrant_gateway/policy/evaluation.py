@@ -20,7 +20,6 @@ MAX_ERRORS: Final = 16
 """Evaluation errors kept of one decision."""
 
 _POLICY: Final = re.compile(r"error while evaluating policy `([^`]*)`: (.*)", re.DOTALL)
-_VALUES: Final = re.compile(r"`[^`]*`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +110,9 @@ class Evaluator:
                 continue
             place = self._rules[int(match[1])].place
             places.append(place)
-            # What stands between backticks may be a value of the call.
-            texts.append(f"{place.file}:{place.line}: [{place.policy_id}] {_VALUES.sub('`...`', match[2])[:256]}")
+            # From the first backtick on, Cedar's text may hold values of the call.
+            what = match[2].partition("`")[0].strip()
+            texts.append(f"{place.file}:{place.line}: [{place.policy_id}] {what[:256]}")
         return Outcome(errors=tuple(texts), erring=tuple(places))
 
 
