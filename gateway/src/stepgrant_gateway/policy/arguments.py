@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from stepgrant.errors import ArgumentsInvalidError
 from stepgrant.intent import Json, canonical, is_integer
@@ -86,7 +86,7 @@ def _admit(shape: Shape, value: Json, path: str) -> Any:
 
 def _string(shape: Shape, value: Json, path: str) -> str:
     if not isinstance(value, str):
-        return _mistyped(shape, path)
+        _mistyped(shape, path)
     _size(shape, len(value), path, "characters")
     if shape.pattern is not None:
         matched = shape.pattern.fullmatch(value) if shape.whole_pattern else shape.pattern.search(value)
@@ -99,7 +99,7 @@ def _string(shape: Shape, value: Json, path: str) -> str:
 
 def _numeric(shape: Shape, value: Json, path: str) -> Any:
     if not isinstance(value, Decimal):
-        return _mistyped(shape, path)
+        _mistyped(shape, path)
     if shape.kind is Kind.INTEGER and not is_integer(value):
         _mistyped(shape, path)
     if shape.range is not None:
@@ -134,7 +134,7 @@ def _exponent(value: Decimal) -> int:
 
 def _array(shape: Shape, value: Json, path: str) -> Any:
     if not isinstance(value, list):
-        return _mistyped(shape, path)
+        _mistyped(shape, path)
     _size(shape, len(value), path, "elements")
     items = shape.items
     if items is None:
@@ -160,7 +160,7 @@ def _distinct(shape: Shape, value: list[Json], path: str) -> None:
 
 def _object(shape: Shape, value: Json, path: str) -> Any:
     if not isinstance(value, dict):
-        return _mistyped(shape, path)
+        _mistyped(shape, path)
     _size(shape, len(value), path, "properties")
     if not shape.free_form:
         for name in value:
@@ -223,7 +223,7 @@ def _size(shape: Shape, size: int, path: str, unit: str) -> None:
         raise _wrong(path, f"has more than {shape.most} {unit}", f"pass at most {shape.most}")
 
 
-def _mistyped(shape: Shape, path: str) -> Any:
+def _mistyped(shape: Shape, path: str) -> NoReturn:
     raise _wrong(path, f"is not {_NAMES[shape.kind]}", f"pass {_NAMES[shape.kind]}")
 
 
