@@ -2,9 +2,9 @@ import pytest
 
 from stepgrant_gateway.policy.cases import count_cases, run_cases
 from stepgrant_gateway.policy.load import load_policy
+from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.policy import SUPPORT
 
-POLICY = load_policy(SUPPORT)
 TASK = (
     'task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", '
     "parameters: {order_id: ord_00000042, customer: jo@x.org}}"
@@ -14,10 +14,15 @@ REFUND = "intent: {tool: orders.refund, arguments: {order_id: ord_00000042, amou
 GRANTED = "expect: {decision: granted}"
 
 
-def run(*lines: str) -> list[str]:
+@pytest.fixture(scope="module")
+def policy() -> LoadedPolicySet:
+    return load_policy(SUPPORT)
+
+
+def run(policy: LoadedPolicySet, *lines: str) -> list[str]:
     """One case of these lines."""
     text = "# cases\n- name: it\n" + "".join(f"  {line}\n" for line in lines)
-    return [str(finding) for finding in run_cases({"tests/a.yaml": text.encode()}, POLICY)]
+    return [str(finding) for finding in run_cases({"tests/a.yaml": text.encode()}, policy)]
 
 
 @pytest.mark.parametrize(
@@ -36,12 +41,12 @@ def run(*lines: str) -> list[str]:
         (TASK, "intent: {tool: orders.get, arguments: {}}", "expect: {decision: denied, code: arguments_invalid}"),
     ],
 )  # fmt: skip
-def test_a_case_that_holds_is_silent(lines: tuple[str, ...]):
-    assert run(*lines) == []
+def test_a_case_that_holds_is_silent(policy: LoadedPolicySet, lines: tuple[str, ...]):
+    assert run(policy, *lines) == []
 
 
-def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came():
-    found = run(TASK, REFUND, GRANTED)
+def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came(policy: LoadedPolicySet):
+    found = run(policy, TASK, REFUND, GRANTED)
     assert len(found) == 1
     assert found[0].startswith('tests/a.yaml:2: The case "it" does not hold: decision: expected granted, came denied')
     assert "by [refund-the-order]" in found[0]
@@ -63,13 +68,19 @@ def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came():
         ((TASK.replace("Refund,", "Refnd,"), GET, GRANTED), 3, "Did you mean Refund?"),
         ((TASK.replace("spiffe://", ""), GET, GRANTED), 3, "does not begin with spiffe://"),
         ((TASK, GET[:-1] + ", purpose: x}", GRANTED), 4, "no key `purpose`"),
-        ((TASK, "intent: {tool: orders.get, arguments: {order_id: 0.10000000000000000001}}", GRANTED), 4, "not what a double holds"),
+        (
+            (TASK, "intent: {tool: orders.get, arguments: {order_id: 0.10000000000000000001}}", GRANTED),
+            4,
+            "not what a double holds",
+        ),
         ((TASK, "intent: {tool: orders.get, arguments: [1]}", GRANTED), 4, "`arguments` is a list"),
         ((TASK, GET, "expect: {decision: pending}"), 5, "Approvals are not enforced by this version"),
     ],
 )
-def test_a_case_that_cannot_be_read_is_found_at_its_line(lines: tuple[str, ...], line: int, says: str):
-    found = run(*lines)
+def test_a_case_that_cannot_be_read_is_found_at_its_line(
+    policy: LoadedPolicySet, lines: tuple[str, ...], line: int, says: str
+):
+    found = run(policy, *lines)
     assert len(found) == 1
     assert found[0].startswith(f"tests/a.yaml:{line}: ")
     assert says in found[0]
@@ -79,18 +90,18 @@ CHILD = "intent: {tool: orders.get, arguments: {order_id: %s}, parent: {tool: %s
 PARENT = ("orders.refund", "order_id: ord_00000042, amount: 40")
 
 
-def test_a_child_is_held_to_the_envelope_of_its_parent():
+def test_a_child_is_held_to_the_envelope_of_its_parent(policy: LoadedPolicySet):
     outside = "expect: {decision: denied, code: outside_envelope}"
-    assert run(TASK, CHILD % ("ord_00000042", *PARENT), GRANTED) == []
-    assert run(TASK, CHILD % ("ord_00000043", *PARENT), outside) == []
-    assert run(TASK, CHILD % ("ord_00000042", "orders.search", "query: x"), outside) == []
-    assert "The parent itself is denied" in run(TASK, CHILD % ("ord_00000042", "orders.refund", ""), outside)[0]
+    assert run(policy, TASK, CHILD % ("ord_00000042", *PARENT), GRANTED) == []
+    assert run(policy, TASK, CHILD % ("ord_00000043", *PARENT), outside) == []
+    assert run(policy, TASK, CHILD % ("ord_00000042", "orders.search", "query: x"), outside) == []
+    assert "The parent itself is denied" in run(policy, TASK, CHILD % ("ord_00000042", "orders.refund", ""), outside)[0]
 
 
-def test_one_broken_case_hides_no_other_and_cases_are_counted():
+def test_one_broken_case_hides_no_other_and_cases_are_counted(policy: LoadedPolicySet):
     text = f"- {{name: a}}\n- name: b\n  {TASK}\n  {REFUND}\n  {GRANTED}\n"
     files = {"tests/a.yaml": text.encode(), "tests/b.yaml": b"]", "a.cedar": b""}
-    assert [str(finding)[:15] for finding in run_cases(files, POLICY)] == [
+    assert [str(finding)[:15] for finding in run_cases(files, policy)] == [
         "tests/a.yaml:1:",
         "tests/a.yaml:2:",
         "tests/b.yaml:1:",

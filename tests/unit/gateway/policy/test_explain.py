@@ -2,11 +2,15 @@ import pytest
 
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.policy.load import load_files, load_policy
-from stepgrant_gateway.policy.sets import NO_PERMIT_NEXT
+from stepgrant_gateway.policy.sets import NO_PERMIT_NEXT, LoadedPolicySet
 from tests.kit.policy import ORDER, SUPPORT, TRIAGE, asking, with_cedar
 
-POLICY = load_policy(SUPPORT)
 MAIL = {"to": ["jo@x.org"], "subject": "s", "body": "b"}
+
+
+@pytest.fixture(scope="module")
+def policy() -> LoadedPolicySet:
+    return load_policy(SUPPORT)
 
 
 @pytest.mark.parametrize(
@@ -20,16 +24,18 @@ MAIL = {"to": ["jo@x.org"], "subject": "s", "body": "b"}
         ("mail.read", {"mailbox": "ceo"}, "mailbox", "`mailbox` is not what"),
     ],
 )
-def test_a_denial_names_what_does_not_hold_in_the_nearest_permit(tool, arguments, argument: str, says: str):
-    refused = POLICY.evaluate(asking(POLICY, tool, arguments))
+def test_a_denial_names_what_does_not_hold_in_the_nearest_permit(
+    policy: LoadedPolicySet, tool, arguments, argument: str, says: str
+):
+    refused = policy.evaluate(asking(policy, tool, arguments))
     assert isinstance(refused, Refused)
     assert refused.argument == argument
     assert says in refused.next
     assert len(refused.places) == 1
 
 
-def test_no_value_of_the_rule_or_of_the_call_is_said():
-    refused = POLICY.evaluate(asking(POLICY, "mail.read", {"mailbox": "ceo"}))
+def test_no_value_of_the_rule_or_of_the_call_is_said(policy: LoadedPolicySet):
+    refused = policy.evaluate(asking(policy, "mail.read", {"mailbox": "ceo"}))
     assert isinstance(refused, Refused)
     assert "support" not in refused.reason + refused.next
     assert "ceo" not in refused.reason + refused.next

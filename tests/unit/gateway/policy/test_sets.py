@@ -1,6 +1,8 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from stepgrant.errors import DenialCode
 from stepgrant_gateway.core.decision import Permitted, PermitTerms, PolicyPlace, Refused
 from stepgrant_gateway.core.ports import PolicySet
@@ -8,8 +10,12 @@ from stepgrant_gateway.policy.load import load_files, load_policy
 from stepgrant_gateway.policy.sets import NO_PERMIT_NEXT, NO_PERMIT_REASON
 from tests.kit.policy import ORDER, REFUND, SUPPORT, TRIAGE, asking, opening, with_cedar
 
-POLICY: PolicySet = load_policy(SUPPORT)
 GET = '@id("get") @ttl("9s") @uses("2") permit (principal is Task::Refund, action == Action::"orders.get", resource);'
+
+
+@pytest.fixture(scope="module")
+def policy() -> PolicySet:
+    return load_policy(SUPPORT)
 
 
 def test_a_satisfied_permit_brings_its_terms_and_its_place():
@@ -49,27 +55,27 @@ def test_inv_12_a_forbid_over_what_the_task_type_cannot_reach_says_nothing_of_it
     assert [place.policy_id for place in refused.places] == ["wall"]
 
 
-def test_the_tools_of_a_task_type_are_those_that_some_permit_could_allow():
-    assert POLICY.tools_for("Refund") == {"orders.get", "orders.search", "orders.refund", "mail.read", "mail.send"}
-    assert POLICY.tools_for("Triage") == {"orders.search", "mail.read", "mail.send"}
-    assert POLICY.tools_for("Nothing") == frozenset()
+def test_the_tools_of_a_task_type_are_those_that_some_permit_could_allow(policy: PolicySet):
+    assert policy.tools_for("Refund") == {"orders.get", "orders.search", "orders.refund", "mail.read", "mail.send"}
+    assert policy.tools_for("Triage") == {"orders.search", "mail.read", "mail.send"}
+    assert policy.tools_for("Nothing") == frozenset()
 
 
-def test_opening_a_task_is_a_decision_of_its_own():
-    assert isinstance(POLICY.evaluate(opening()), Permitted)
-    assert isinstance(POLICY.evaluate(opening(TRIAGE)), Permitted)
-    refused = POLICY.evaluate(opening(replace(REFUND, workload=TRIAGE.workload)))
+def test_opening_a_task_is_a_decision_of_its_own(policy: PolicySet):
+    assert isinstance(policy.evaluate(opening()), Permitted)
+    assert isinstance(policy.evaluate(opening(TRIAGE)), Permitted)
+    refused = policy.evaluate(opening(replace(REFUND, workload=TRIAGE.workload)))
     assert isinstance(refused, Refused)
     assert refused.code is DenialCode.NO_PERMIT
 
 
-def test_a_workload_is_in_another_by_whole_segments_only():
+def test_a_workload_is_in_another_by_whole_segments_only(policy: PolicySet):
     beside = replace(REFUND, workload="spiffe://dev.stepgrant.test/agent/support-2")
     below = replace(REFUND, workload="spiffe://dev.stepgrant.test/agent/support/2")
-    assert isinstance(POLICY.evaluate(opening(beside)), Refused)
-    assert isinstance(POLICY.evaluate(opening(below)), Permitted)
+    assert isinstance(policy.evaluate(opening(beside)), Refused)
+    assert isinstance(policy.evaluate(opening(below)), Permitted)
 
 
-def test_the_digest_and_the_catalog_are_of_the_same_directory():
-    assert POLICY.digest == load_policy(SUPPORT).digest
-    assert set(POLICY.catalog.task_types) == {"Refund", "Triage"}
+def test_the_digest_and_the_catalog_are_of_the_same_directory(policy: PolicySet):
+    assert policy.digest == load_policy(SUPPORT).digest
+    assert set(policy.catalog.task_types) == {"Refund", "Triage"}
