@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -79,11 +80,15 @@ class Running:
 
 @asynccontextmanager
 async def running_gateway(
-    policy: Path = SUPPORT_POLICY, *, ledger: Path | None = None, operators: tuple[str, ...] = ("operator/jo",)
+    policy: Path = SUPPORT_POLICY,
+    *,
+    ledger: Path | None = None,
+    operators: tuple[str, ...] = ("operator/jo",),
+    clock: Clock | None = None,
 ) -> AsyncIterator[Running]:
-    """A gateway over `policy`; its ledger in memory, or at `ledger`."""
-    clock = SystemClock()
-    domain = DevTrustDomain(IDENTITIES, clock.now)
+    """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`."""
+    clock = clock or SystemClock()
+    domain = DevTrustDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
     listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
     recorded = "insecure_memory = true" if ledger is None else f'path = "{ledger}"'
     text = f"""

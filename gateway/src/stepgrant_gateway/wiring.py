@@ -41,7 +41,7 @@ from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.policy.source import DirectorySource
-from stepgrant_gateway.pulse import Pulse
+from stepgrant_gateway.pulse import DeniedCallers, Pulse, Retention
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
@@ -58,8 +58,6 @@ from stepgrant_gateway.tokens.mint import GrantMinter
 
 DRAIN_GRACE: Final = 2.0
 """Seconds that calls get to end after they were told."""
-MAX_DENIED_RECORDED: Final = 16
-"""Callers turned away that are recorded in one second: a flood of strangers must not become a flood of the ledger."""
 
 _log = logging.getLogger(__name__)
 
@@ -83,27 +81,6 @@ class Application:
     operating: Operating
     recorder: Recorder
     keys: SigningKeys
-
-
-class DeniedCallers:
-    """Records who was turned away, at most MAX_DENIED_RECORDED a second."""
-
-    def __init__(self, recorder: Recorder, clock: Clock) -> None:
-        self._recorder = recorder
-        self._clock = clock
-        self._left = MAX_DENIED_RECORDED
-
-    def record(self, method: str, reason: str) -> None:
-        """One caller was turned away."""
-        if self._left:
-            self._left -= 1
-            self._recorder.record(
-                Event(EventType.IDENTITY_DENIED, self._clock.now(), {"method": method, "reason": reason[:1024]})
-            )
-
-    def refill(self) -> None:
-        """A second has gone by."""
-        self._left = MAX_DENIED_RECORDED
 
 
 class Gateway:
@@ -201,7 +178,10 @@ async def _application(config: Config, world: World, instance_id: str, stack: As
     events += [Event(EventType.INSECURE_CHOICE, world.clock.now(), {"choice": choice}) for choice in config.insecure]
     await recorder.record(*events).durable()
     _rotate(application, world.clock)
-    pulse = Pulse(world.clock, application.feed.heartbeat, lambda: _rotate_when_due(application, world.clock))
+    retention = Retention(store, config.inputs.keep_days, world.clock)
+    pulse = Pulse(
+        world.clock, application.feed.heartbeat, lambda: _rotate_when_due(application, world.clock), retention.beat
+    )
     pulse.start()
     stack.callback(pulse.stop)
     return application
