@@ -52,7 +52,12 @@ class GatewayLink:
             probe_server, self._host, self._port, self._gateway_id, snapshot, self._clock.now()
         )
         credentials, options = grpc_channel_credentials(snapshot, pinned)
-        bounds = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
+        bounds = [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.use_local_subchannel_pool", 1),
+            # A use that may have been taken is never asked for again behind our back.
+            ("grpc.enable_retries", 0),
+        ]
         async with grpc.aio.secure_channel(self._target, credentials, options=[*options, *bounds]) as channel:
             stub: verifier_pb2_grpc.GrantVerifierAsyncStub = verifier_pb2_grpc.GrantVerifierStub(channel)
             call = stub.Watch(verifier_pb2.WatchRequest(audiences=sorted(audiences)))
