@@ -36,30 +36,33 @@ def main() -> int:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stepgrant-agentdojo-")))
         gateway = stack.enter_context(Gateway(directory))
-        python = [sys.executable, "-u"]
-        bank = stack.enter_context(
-            Child(
-                "bank", [*gateway.identified("resource/bank"), *python, str(HERE / "bank.py")], directory / "bank.log"
-            )
-        )
-        address = bank.answer()["listening"]
-        agent = stack.enter_context(
-            Child(
-                "agent",
-                [*gateway.identified("agent/banking"), *python, str(HERE / "agent.py")],
-                directory / "agent.log",
-                {"BANK_URL": address},
-            )
-        )
-        agent.answer()
-        begun = time.monotonic()
-        results = [perform(benchmark, bank, agent, run, table[run.user_task]) for run in (*benign, *attacked)]
-        seconds = time.monotonic() - begun
+        results, seconds = perform_all(benchmark, gateway, directory, table, [*benign, *attacked])
         gateway.stop()
         audit = gateway.audit()
     alone, paired = results[: len(benign)], results[len(benign) :]
     print("\n".join(report.lines(alone, paired, table, seconds, audit)))
     return 0 if report.came_out_well(alone, paired) else 1
+
+
+def perform_all(
+    benchmark: Benchmark,
+    gateway: Gateway,
+    directory: Path,
+    table: Mapping[str, Sequence[Request]],
+    runs: Sequence[Run],
+) -> tuple[list[report.Result], float]:
+    """All runs one after the other with one bank and one agent, and the seconds that they took."""
+    python = [sys.executable, "-u"]
+    with ExitStack() as stack:
+        command = [*gateway.identified("resource/bank"), *python, str(HERE / "bank.py")]
+        bank = stack.enter_context(Child("the bank", command, directory / "bank.log"))
+        address = bank.answer()["listening"]
+        command = [*gateway.identified("agent/banking"), *python, str(HERE / "agent.py")]
+        agent = stack.enter_context(Child("the agent", command, directory / "agent.log", {"BANK_URL": address}))
+        agent.answer()
+        begun = time.monotonic()
+        results = [perform(benchmark, bank, agent, run, table[run.user_task]) for run in runs]
+        return results, time.monotonic() - begun
 
 
 def perform(benchmark: Benchmark, bank: Child, agent: Child, run: Run, requests: Sequence[Request]) -> report.Result:

@@ -107,12 +107,14 @@ def summarise(store: LedgerReading) -> Summary:
     for stored in read_all(store):
         event, data = stored.event, stored.event.data
         counts[event.type] += 1
+        at = (event.at - _EPOCH) // _MILLISECOND
         try:
             if event.type in {EventType.STEP_GRANTED, EventType.STEP_RENEWED}:
-                held.issue((data["task"], data["step"]), data["iat_ms"], data["exp_ms"])
+                # Not from `iat`: whole seconds (design 4), so up to a second before the grant was there.
+                held.issue((data["task"], data["step"]), at, data["exp_ms"])
             elif event.type is EventType.STEP_ENDED:
                 ends[data["state"]] += 1
-                held.end((data["task"], data["step"]), (event.at - _EPOCH) // _MILLISECOND)
+                held.end((data["task"], data["step"]), at)
             elif event.type in {EventType.STEP_DENIED, EventType.TASK_DENIED}:
                 denials[data["code"]] += 1
         except (KeyError, TypeError) as error:
