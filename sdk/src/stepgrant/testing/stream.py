@@ -17,7 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stepgrant._wire import NONCE_BYTES
 from stepgrant._wire_strict import refuse_unknown
 from stepgrant.dpop import open_message, verify_open_proof
-from stepgrant.errors import Denial, DenialCode, InvalidInputError, ProtocolError
+from stepgrant.errors import (
+    ArgumentsInvalidError,
+    Denial,
+    DenialCode,
+    InvalidInputError,
+    InvalidSvidError,
+    ProtocolError,
+    StepgrantError,
+)
 from stepgrant.grant import GRANT_TYPE, PROTOCOL_REVISION, Binding, GrantClaims, to_payload
 from stepgrant.ids import parse_tool, parse_ulid, ulid
 from stepgrant.intent import MAX_PARAMETERS_BYTES, Json, digest, parse_object
@@ -54,8 +62,10 @@ class _Step:
     state: str
 
 
-class _ExistsError(Exception):
+class _ExistsError(StepgrantError):
     """The step id stands for another intent."""
+
+    code = "step_exists"
 
 
 class ScriptedStream:
@@ -91,10 +101,8 @@ class ScriptedStream:
         finally:
             for task in [listening, *self._handlers]:
                 task.cancel()
-        if isinstance(self._failure, _ExistsError):
-            await self._context.abort(grpc.StatusCode.ALREADY_EXISTS, "the step id stands for another intent")
         if self._failure is not None:
-            await self._context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(self._failure))
+            await self._context.abort(_status_of(self._failure), str(self._failure))
 
     async def say(self, message: agent_pb2.GatewayMessage) -> None:
         """One message to the agent."""
@@ -162,11 +170,19 @@ class ScriptedStream:
         self._over.set()
 
     async def _open(self, message: agent_pb2.Open, nonce: bytes) -> None:
-        signed = open_message(self._signer.gateway_id, nonce, self._leaf_sha256)
-        self._jkt = verify_open_proof(message.instance_key, message.signature, signed)
         if message.revision != PROTOCOL_REVISION:
             raise ProtocolError(f"the agent speaks revision {message.revision}")
-        parameters = parse_object(message.parameters_json, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
+        signed = open_message(self._signer.gateway_id, nonce, self._leaf_sha256)
+        try:
+            self._jkt = verify_open_proof(message.instance_key, message.signature, signed)
+        except InvalidInputError as error:
+            raise InvalidSvidError("Open does not prove the instance key") from error
+        try:
+            parameters = parse_object(message.parameters_json, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
+        except ArgumentsInvalidError as error:
+            await self.say(agent_pb2.GatewayMessage(reply_to=1, denied=self._denied(_invalid(error), "")))
+            self._over.set()
+            return
         self._task = OpenedTask(
             self._signer.new_id(), message.task_type, parameters, message.purpose, self._workload, self._jkt
         )
@@ -180,12 +196,19 @@ class ScriptedStream:
         await self._script.note()
 
     async def _declare(self, number: int, message: agent_pb2.Declare) -> None:
+        step_id = parse_ulid(message.step_id, "step_id")
+        try:
+            arguments = parse_object(message.arguments_json)
+        except ArgumentsInvalidError as error:
+            denied = self._denied(_invalid(error), step_id)
+            await self.say(agent_pb2.GatewayMessage(reply_to=number, denied=denied))
+            return
         declared = DeclaredStep(
             task_id=self._task.task_id,
-            step_id=parse_ulid(message.step_id, "step_id"),
+            step_id=step_id,
             parent_step_id=parse_ulid(message.parent_step_id, "parent") if message.parent_step_id else "",
             tool=parse_tool(message.tool),
-            arguments=parse_object(message.arguments_json),
+            arguments=arguments,
             purpose=message.purpose,
             wanted_ttl=timedelta(milliseconds=message.wanted_ttl_ms) if message.wanted_ttl_ms else None,
         )
@@ -193,7 +216,7 @@ class ScriptedStream:
         known = self._steps.get(declared.step_id)
         if known is not None:
             if known.digest != intent:
-                raise _ExistsError
+                raise _ExistsError("the step id stands for another intent")
             answer = known.answer
         else:
             self._script.declared.append(declared)
@@ -247,7 +270,7 @@ class ScriptedStream:
     def _step(self, step_id: str) -> _Step:
         step = self._steps.get(step_id)
         if step is None:
-            raise InvalidInputError("the step was not declared in this task")
+            raise ProtocolError("the step was not declared in this task")
         return step
 
     async def _end_children(self, step_id: str) -> None:
@@ -339,3 +362,15 @@ def _reply(number: int, answer: agent_pb2.GatewayMessage) -> agent_pb2.GatewayMe
 
 def _ms(time: datetime) -> int:
     return (time - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+
+
+def _invalid(error: ArgumentsInvalidError) -> Denial:
+    return Denial(DenialCode.ARGUMENTS_INVALID, error.reason, error.fix, argument=error.argument)
+
+
+def _status_of(error: Exception) -> grpc.StatusCode:
+    if isinstance(error, _ExistsError):
+        return grpc.StatusCode.ALREADY_EXISTS
+    if isinstance(error, InvalidSvidError):
+        return grpc.StatusCode.UNAUTHENTICATED
+    return grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, InvalidInputError) else grpc.StatusCode.INTERNAL
