@@ -33,10 +33,15 @@ def test_all_satisfied_permits_are_named_in_order():
 
 
 def test_inv_02_without_a_permit_the_answer_is_no():
-    policy = load_files(with_cedar(GET))
-    assert policy.evaluate(asking(policy, "orders.search", {"query": "x"})) == Refused(
-        DenialCode.NO_PERMIT, NO_PERMIT_REASON, NO_PERMIT_NEXT
+    elsewhere = (
+        '@id("s") permit (principal is Task::Refund in Workload::"spiffe://dev.stepgrant.test/agent/other", '
+        'action == Action::"orders.search", resource);'
     )
+    for policies in ((GET,), (GET, elsewhere)):
+        policy = load_files(with_cedar(*policies))
+        assert policy.evaluate(asking(policy, "orders.search", {"query": "x"})) == Refused(
+            DenialCode.NO_PERMIT, NO_PERMIT_REASON, NO_PERMIT_NEXT
+        )
 
 
 def test_inv_02_a_forbid_wins_and_gives_its_reason():
