@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import report
 import yaml
 from benchmark import Benchmark, Judged, Run
-from processes import Child
+from processes import Child, ChildError
 from table import HERE, Request, named_by_policy, not_in_prompt, read_table
 from trust import Gateway
 
@@ -62,7 +63,12 @@ def perform_all(
         agent.answer()
         begun = time.monotonic()
         results = [perform(benchmark, bank, agent, run, table[run.user_task]) for run in runs]
-        return results, time.monotonic() - begun
+        seconds = time.monotonic() - begun
+        # That the bank enforces, and not just the agent that asks: the same door, without a grant.
+        bare = httpx.post(f"{address}/tools/get_balance", json={})
+        if bare.status_code != httpx.codes.UNAUTHORIZED:
+            raise ChildError(f"the bank answered a call without a grant with {bare.status_code}")
+        return results, seconds
 
 
 def perform(benchmark: Benchmark, bank: Child, agent: Child, run: Run, requests: Sequence[Request]) -> report.Result:
