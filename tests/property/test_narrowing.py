@@ -44,6 +44,13 @@ def test_a_contained_envelope_admits_nothing_that_the_outer_one_refuses(outer, i
         assert violation(outer, tool, arguments) is None
 
 
+@given(constraints, constraints, values)
+def test_a_contained_constraint_admits_no_value_that_the_outer_one_refuses(outer, inner, value) -> None:
+    whole, part = Envelope({"a.x": {"p": outer}}), Envelope({"a.x": {"p": inner}})
+    if contains(whole, part) and admits(inner, value):
+        assert admits(outer, value)
+
+
 @given(envelopes, envelopes, envelopes)
 def test_containment_is_transitive(first, second, third) -> None:
     if contains(first, second) and contains(second, third):

@@ -20,12 +20,12 @@ from stepgrant_gateway.app.authorizer import (
     place,
 )
 from stepgrant_gateway.app.delivering import Delivery
-from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, NO_PERMIT, UNRECORDED, USED_UP, denial, limit, over
+from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, UNRECORDED, USED_UP, denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_STEPS, LiveGrant, State, Step, Task
 from stepgrant_gateway.core.boundary import DeclareStep, StepGranted
 from stepgrant_gateway.core.budgets import Entry
-from stepgrant_gateway.core.decision import Call, Question, Refused
+from stepgrant_gateway.core.decision import NO_PERMIT, Call, Question, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.grants import STEP_MAX_AGE

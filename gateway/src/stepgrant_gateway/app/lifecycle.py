@@ -14,7 +14,7 @@ from stepgrant.intent import digest
 from stepgrant_gateway.app.authorizer import Rejected, decide_open
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.granting import Granting
-from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, NO_PERMIT, OVERLOADED, UNRECORDED, denial
+from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, OVERLOADED, UNRECORDED, denial
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import LONGEST_MEMORY, MAX_LABEL_MEMORY, MAX_TASKS, State, Task
 from stepgrant_gateway.core.boundary import (
@@ -29,7 +29,7 @@ from stepgrant_gateway.core.boundary import (
     TaskOpened,
     ToolOffer,
 )
-from stepgrant_gateway.core.decision import Parameters, Refused
+from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal

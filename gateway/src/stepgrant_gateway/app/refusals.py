@@ -7,13 +7,6 @@ from stepgrant_gateway.app.state import Step
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.steps import StepState
 
-NO_PERMIT = Refused(
-    DenialCode.NO_PERMIT,
-    "no policy permits this.",
-    "use one of the tools that the task was opened with, with the task's own values; else ask the operator.",
-)
-"""The answer to all that an agent's own task type cannot reach, whether it exists or not (invariant 12)."""
-
 UNRECORDED = Refused(
     DenialCode.UNRECORDED,
     "the gateway cannot record this decision, so it does not grant.",

@@ -11,7 +11,7 @@ from stepgrant.ids import ulid
 from stepgrant_gateway.app.granting import StepExistsError
 from stepgrant_gateway.core.boundary import StepEnded, StepGranted
 from tests.kit.faulty_store import FaultyStore
-from tests.kit.heart import MAIL, MAIL_AUDIENCE, ORDERS, heart
+from tests.kit.heart import MAIL, MAIL_AUDIENCE, ORDERS, TRIAGE, heart
 from tests.kit.tokens import payload_of
 
 ORDER = {"order_id": "ord_00000042"}
@@ -53,6 +53,13 @@ async def test_inv_12_a_tool_out_of_reach_answers_no_permit_whether_it_exists_or
         denial = await denied(built, await built.open(), tool, {"x": 1})
         assert denial.code is DenialCode.NO_PERMIT
         assert denial.argument == ""
+
+
+async def test_inv_12_a_tool_out_of_reach_says_nothing_of_its_arguments() -> None:
+    async with heart() as built:
+        lease = await built.open("Triage", {"mailbox": "support"}, peer=built.peer(TRIAGE))
+        denial = await denied(built, lease, "orders.refund", {"order": 1})
+        assert (denial.code, denial.argument) == (DenialCode.NO_PERMIT, "")
 
 
 async def test_a_repeated_declare_gets_the_same_grant_and_mints_nothing() -> None:
