@@ -20,9 +20,9 @@ from stepgrant import client as asynchronous
 from stepgrant import guard
 from stepgrant.defaults import current_client
 from stepgrant.spiffe.source import IdentitySource
-from stepgrant.step import CURRENT_STEP, Step
-from stepgrant.tasks import CURRENT_TASK
+from stepgrant.step import Step
 from stepgrant.tasks import Task as AsynchronousTask
+from stepgrant.tasks import working_for
 from stepgrant.threads import BlockingStep, wait_for
 
 __all__ = ["BlockingStep", "Client", "Task", "connect", "renew", "task", "tool"]
@@ -86,7 +86,7 @@ class Client:
         self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
     ) -> Iterator[Task]:
         """An open task for as long as the block runs; as `stepgrant.Client.task`."""
-        with _opened(self._loop, self._inner.task(task_type, parameters, purpose=purpose)) as inner:
+        with _opened(self._loop, self._inner.opened(task_type, parameters, purpose=purpose)) as inner:
             yield Task(inner)
 
     def close(self) -> None:
@@ -106,13 +106,8 @@ def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
     """An open task that the tools called inside work for; as `stepgrant.task`."""
     loop = _loop(os.getpid())
     client = wait_for(loop, current_client())
-    with _opened(loop, client.task(task_type, parameters)) as inner:
-        current, outer = CURRENT_TASK.set(inner), CURRENT_STEP.set(None)
-        try:
-            yield Task(inner)
-        finally:
-            CURRENT_STEP.reset(outer)
-            CURRENT_TASK.reset(current)
+    with _opened(loop, client.opened(task_type, parameters)) as inner:
+        yield Task(inner)
 
 
 def renew(step: Step) -> None:
@@ -126,7 +121,8 @@ def _opened(loop: asyncio.AbstractEventLoop, opening: Any) -> Iterator[Asynchron
     inner: AsynchronousTask = wait_for(loop, _enter(opening))
     failed = True
     try:
-        yield inner
+        with working_for(inner):
+            yield inner
         failed = False
     finally:
         error = RuntimeError("the block failed") if failed else None

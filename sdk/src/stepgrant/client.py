@@ -23,7 +23,7 @@ from stepgrant.session import Opening, Session, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 from stepgrant.step import Holder
-from stepgrant.tasks import MAX_PURPOSE, Task, json_object
+from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
@@ -79,13 +79,22 @@ class Client:
     async def task(
         self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
     ) -> AsyncIterator[Task]:
-        """An open task for as long as the block runs. An exception in the block closes it as failed.
+        """An open task for as long as the block runs; tools called inside work for it. An exception closes it as failed.
 
         Raises:
             Denied: the gateway does not let this workload open this task.
             GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
         """
+        async with self.opened(task_type, parameters, purpose=purpose) as task:
+            with working_for(task):
+                yield task
+
+    @asynccontextmanager
+    async def opened(
+        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+    ) -> AsyncIterator[Task]:
+        """As `task`, but nothing that is called inside works for it unless it is told to."""
         opening = self._opening(task_type, parameters or {}, purpose)
         clock = self._clock or LoopClock()
         links = self._own_links(clock)

@@ -34,13 +34,7 @@ async def task(task_type: str, /, **parameters: object) -> AsyncIterator[Task]:
     """
     client = await current_client()
     async with client.task(task_type, parameters) as opened:
-        token = CURRENT_TASK.set(opened)
-        outer = CURRENT_STEP.set(None)
-        try:
-            yield opened
-        finally:
-            CURRENT_STEP.reset(outer)
-            CURRENT_TASK.reset(token)
+        yield opened
 
 
 def tool(

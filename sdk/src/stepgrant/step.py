@@ -203,6 +203,8 @@ class Step:
             raise self._revoked(self._ended)
 
     def _hold(self, grant: Grant) -> None:
+        if self._done:
+            return  # A renewal that was under way when the body ended.
         self._grant = grant
         self._stop_timers()
         now = self._clock.monotonic()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,7 +15,7 @@ from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
 from stepgrant.ids import parse_tool, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, canonical, from_python
 from stepgrant.session import Session, StepIntent
-from stepgrant.step import Holder, Step
+from stepgrant.step import CURRENT_STEP, Holder, Step
 
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
@@ -114,6 +115,17 @@ class Task:
             wanted_ttl=wanted_ttl,
         )
         return Step(self._session, intent, self._clock, holder=self.holder, renew=renew)
+
+
+@contextmanager
+def working_for(task: Task) -> Iterator[None]:
+    """What is called inside works for this task, and is no child of a step of another."""
+    current, outer = CURRENT_TASK.set(task), CURRENT_STEP.set(None)
+    try:
+        yield
+    finally:
+        CURRENT_STEP.reset(outer)
+        CURRENT_TASK.reset(current)
 
 
 def json_object(members: Mapping[str, object], most: int, what: str) -> str:

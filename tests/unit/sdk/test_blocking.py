@@ -66,6 +66,16 @@ def test_tools_are_declared_and_denied_as_elsewhere(served):
     assert served.opened[0].parameters == {"order_id": "o"}
 
 
+def test_tools_work_for_a_task_that_was_opened_by_hand_as_well(served):
+    @blocking.tool("orders.get")
+    def get(order_id):
+        return order_id
+
+    with connect(served) as client, client.task("Refund") as opened:
+        get("o")
+    assert served.declared[0].task_id == opened.id
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_an_interrupt_or_an_error_ends_the_step_and_the_task_as_failed(served, error):
     @blocking.tool("orders.get")

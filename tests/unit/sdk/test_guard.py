@@ -100,6 +100,13 @@ async def test_a_tool_called_in_a_task_within_a_tool_is_nobodys_child(gateway):
     assert gateway.declared[1].task_id != gateway.declared[0].task_id
 
 
+async def test_tools_work_for_a_task_that_was_opened_by_hand_as_well(gateway):
+    async with gateway.client() as client, client.task("Refund") as opened:
+        await recorder("orders.get", [])("o")
+    assert gateway.declared[0].task_id == opened.id
+    assert CURRENT_TASK.get() is None
+
+
 async def test_without_a_task_the_error_says_what_to_write():
     with pytest.raises(MisuseError, match=r"no task is open here: call it inside `async with stepgrant\.task"):
         await recorder("orders.get", [])("o")
