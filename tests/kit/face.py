@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import grpc
 
-from stepgrant.errors import Denial, InvalidSvidError
+from stepgrant.errors import Denial
 from stepgrant.grant import Binding, Tier
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import agent_pb2
@@ -162,7 +162,7 @@ class Face:
 
     def __init__(self, operating: object = None, tail: object = None, operators: frozenset[str] = frozenset()) -> None:
         self.clock = ManualClock()
-        self.peer: Peer | InvalidSvidError = AGENT
+        self.peer: Peer | Exception = AGENT
         self.stale: str | None = None
         self.denied: list[tuple[str, str]] = []
         self.tasks = FakeTasks()
@@ -172,16 +172,18 @@ class Face:
         self.agent = AgentService(
             self.tasks, Speaker(GATEWAY_ID, INSTANCE, LIMITS), self.live, self.clock, lambda count: b"n" * count
         )
-        interceptor = IdentityInterceptor(
-            self.verify, lambda: self.stale, lambda method, reason: self.denied.append((method, reason))
-        )
+
+        def denied(method: str, reason: str) -> None:
+            self.denied.append((method, reason))
+
+        interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied)
         verifier = VerifierService(self.redeeming, self.feed, self.live)
-        operator = OperatorService(operating, tail, operators, self.live)  # type: ignore[arg-type]
+        operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
         self.server = Server(interceptor, self.agent, verifier, operator)
         self.port = 0
 
     def verify(self, evidence: Evidence) -> Peer:
-        if isinstance(self.peer, InvalidSvidError):
+        if isinstance(self.peer, Exception):
             raise self.peer
         return self.peer
 

@@ -270,7 +270,7 @@ async def _face(config: Config, world: World, instance_id: str, application: App
         IdentityInterceptor(peers.verify, listener.stale, denied.record),
         agent,
         VerifierService(application.redeeming, application.feed, live),
-        OperatorService(application.operating, tail, operators, live),
+        OperatorService(application.operating, tail, operators, live, denied.record),
     )
     port = await server.start(str(config.gateway.listen), listener.credentials())
 

@@ -27,7 +27,7 @@ class Exit(IntEnum):
     FAILED = 1
     """Something unexpected; the text says what."""
     USAGE = 2
-    """The command line is not one that there is."""
+    """The command line, or a variable that it needs, is not what it must be."""
     REFUSED = 3
     """A policy directory, gateway.toml or dev.toml is wrong; nothing was changed."""
     UNAVAILABLE = 4
@@ -51,7 +51,7 @@ CODES: Final[Mapping[str, Exit]] = {
     "invalid_input": Exit.REFUSED,
     "invalid_id": Exit.REFUSED,
     "protocol_error": Exit.REFUSED,
-    "misuse": Exit.REFUSED,
+    "misuse": Exit.USAGE,
     "gateway_unavailable": Exit.UNAVAILABLE,
     "identity_unavailable": Exit.UNAVAILABLE,
     "ledger_unusable": Exit.UNAVAILABLE,

@@ -65,7 +65,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def guarded(request: Any, context: _Context) -> Any:
             try:
                 set_caller(self._admit(method, context, bearer=bearer))
-            except (UnauthenticatedError, CallLostError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody gets past
                 await abort(context, error)
             return await behaviour(request, context)
 

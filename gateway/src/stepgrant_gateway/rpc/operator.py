@@ -94,14 +94,21 @@ Tail = Callable[[int, bool], AsyncIterator[Record]]
 """Ledger records with a sequence above the first argument; goes on with new ones if the second is True."""
 
 
+Denied = Callable[[str, str], None]
+"""Hears what was asked by somebody who may not, and who it was: for the ledger."""
+
+
 class OperatorService(operator_pb2_grpc.OperatorServicer):
     """Serves the operators that gateway.toml lists, and nobody else."""
 
-    def __init__(self, operating: Operations, tail: Tail, operators: frozenset[str], live: LiveCalls) -> None:
+    def __init__(
+        self, operating: Operations, tail: Tail, operators: frozenset[str], live: LiveCalls, denied: Denied
+    ) -> None:
         self._operating = operating
         self._tail = tail
         self._operators = operators
         self._live = live
+        self._denied = denied
 
     async def ListTasks(  # noqa: N802 - gRPC's name
         self, request: operator_pb2.ListTasksRequest, context: _Context
@@ -224,6 +231,7 @@ class OperatorService(operator_pb2_grpc.OperatorServicer):
         try:
             by = current_caller().id
             if by not in self._operators:
+                self._denied(f"Operator: {request.DESCRIPTOR.name}", f"{by} is not an operator")
                 raise NotAllowedError(
                     f"{by} is not an operator: list it under `operators` in gateway.toml, and start the gateway again"
                 )

@@ -32,6 +32,9 @@ OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
 )
 
+SERVICES: Final = ("", "stepgrant.v1.AgentGateway", "stepgrant.v1.GrantVerifier", "stepgrant.v1.Operator")
+"""What grpc.health.v1 is asked about; the empty name is the gateway as a whole."""
+
 
 class Server:
     """The gateway's listener. Not serving until `start`, not ready until then either (grpc.health.v1)."""
@@ -56,14 +59,18 @@ class Server:
         Raises:
             ConfigError: nothing can listen at `address`.
         """
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"gateway.listen: nothing can listen at {address}; is the port taken?") from error
         await self._server.start()
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._say(health_pb2.HealthCheckResponse.SERVING)
         return port
+
+    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for service in SERVICES:
+            await self._health.set(service, status)
 
     async def say_draining(self) -> None:
         """Not ready any more, for load balancers and for who waits."""

@@ -99,6 +99,23 @@ async def test_health_asks_for_no_identity_and_says_serving(face):
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.parametrize("service", sorted({method.containing_service.full_name for method in METHODS}))
+async def test_health_knows_each_service_by_name(face, service):
+    answer = await health_pb2_grpc.HealthStub(face.channel).Check(health_pb2.HealthCheckRequest(service=service))
+
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_a_failure_of_the_check_itself_lets_nobody_past(face):
+    """INV-11: everything fails closed."""
+    face.peer = RuntimeError("a bug in the check")
+
+    code, details = await status_of(face.channel, METHODS[0])
+
+    assert code is grpc.StatusCode.INTERNAL
+    assert "a bug" not in details
+
+
 async def test_health_says_not_serving_once_the_gateway_drains(face):
     await face.server.say_draining()
 

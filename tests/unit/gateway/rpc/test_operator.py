@@ -94,6 +94,7 @@ async def test_who_is_not_listed_may_call_nothing(method):
 
     assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert "gateway.toml" in error.value.details()
+    assert face.denied == [(f"Operator: {type(REQUESTS[method]).__name__}", f"{ME} is not an operator")]
 
 
 @pytest.mark.parametrize("method", REQUESTS)
