@@ -11,3 +11,8 @@ async def settled(condition: Callable[[], bool], seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - there is no event: what is awaited is the loop's own progress
             await asyncio.sleep(0)
+
+
+async def interrupted(seconds: float = 5) -> None:
+    """Where a body waits to be cancelled; TimeoutError when nobody does."""
+    await asyncio.wait_for(asyncio.Event().wait(), seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import pytest
@@ -20,6 +19,7 @@ from stepgrant.errors import (
 )
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.testing import ThrowAwayAuthority
+from tests.kit.loop import interrupted
 
 COMPLETE = {
     "STEPGRANT_GATEWAY": "127.0.0.1:1",
@@ -147,7 +147,7 @@ async def test_tasks_end_when_the_identity_is_gone_or_the_gateways_authority_is(
             async with client.task("Refund") as task, task.step("orders.get"):
                 other = ThrowAwayAuthority("test.stepgrant.test").snapshot("agent/test")
                 identity.become(None if gone == "identity" else other)
-                await asyncio.Event().wait()
+                await interrupted()
 
 
 async def test_no_identity_no_task(gateway):

@@ -9,6 +9,7 @@ import pytest
 from stepgrant.errors import GatewayUnavailableError, ProtocolError, Revoked, TaskClosedError
 from stepgrant.session import Opening, open_session
 from stepgrant.v1 import agent_pb2
+from tests.kit.loop import interrupted
 
 OTHER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -38,7 +39,7 @@ async def test_inv_11_a_push_that_the_protocol_does_not_allow_ends_the_stream(ga
         with pytest.raises(Revoked, match=why):
             async with task.step("orders.get"):
                 await gateway.push(pushed)
-                await asyncio.Event().wait()
+                await interrupted()
         with pytest.raises(ProtocolError, match=why):
             async with task.step("orders.get"):
                 pytest.fail("the body runs")

@@ -13,7 +13,7 @@ from stepgrant.errors import DenialCode, Denied, MisuseError, Revoked
 from stepgrant.step import CURRENT_STEP
 from stepgrant.testing import GrantRule
 from tests.kit.clock import ManualClock
-from tests.kit.loop import settled
+from tests.kit.loop import interrupted, settled
 
 
 async def test_a_body_that_returns_is_reported_completed_with_the_digest_of_its_result(gateway):
@@ -46,7 +46,7 @@ async def test_a_body_that_is_cancelled_is_reported_failed(gateway):
     async def work(task):
         async with task.step("orders.get"):
             inside.set()
-            await asyncio.Event().wait()
+            await interrupted()
 
     async with gateway.client() as client, client.task("Refund") as task:
         running = asyncio.create_task(work(task))
@@ -80,7 +80,7 @@ async def test_the_body_of_a_revoked_step_is_cancelled_and_hears_why(gateway):
         with pytest.raises(Revoked, match=r"revoked \(locked\): Locked by an operator\.") as revoked:
             async with task.step("orders.get") as step:
                 await gateway.revoke(step.id)
-                await asyncio.Event().wait()
+                await interrupted()
         assert (revoked.value.step_id, revoked.value.cause) == (step.id, "locked")
         assert asyncio.current_task().cancelling() == 0
         with pytest.raises(Revoked):
@@ -94,7 +94,7 @@ async def test_a_revoked_body_that_swallows_its_cancellation_raises_all_the_same
             async with task.step("orders.get") as step:
                 await gateway.revoke(step.id)
                 with suppress(asyncio.CancelledError):
-                    await asyncio.Event().wait()
+                    await interrupted()
 
 
 async def test_an_error_of_a_revoked_body_is_not_hidden(gateway):
@@ -103,7 +103,7 @@ async def test_an_error_of_a_revoked_body_is_not_hidden(gateway):
             async with task.step("orders.get") as step:
                 await gateway.revoke(step.id)
                 try:
-                    await asyncio.Event().wait()
+                    await interrupted()
                 except asyncio.CancelledError:
                     raise ValueError("own trouble") from None
 
@@ -115,7 +115,7 @@ async def test_a_cancellation_from_outside_wins_over_a_revocation(gateway):
         async with task.step("orders.get") as step:
             await gateway.revoke(step.id)
             try:
-                await asyncio.Event().wait()
+                await interrupted()
             finally:
                 revoked.set()
                 await asyncio.sleep(0)
@@ -134,7 +134,7 @@ async def test_inv_4_a_grant_whose_end_nobody_announces_is_dead_all_the_same(gat
         with pytest.raises(Revoked, match="expired"):
             async with task.step("orders.get", renew=False):
                 clock.advance(timedelta(seconds=33))
-                await asyncio.Event().wait()
+                await interrupted()
 
 
 async def test_a_grant_is_renewed_inside_the_body_before_it_runs_out(gateway):
@@ -169,7 +169,7 @@ async def test_a_renewal_that_policy_denies_ends_the_step(gateway):
             async with task.step("orders.get") as step:
                 with pytest.raises(Denied):
                     await step.renew()
-                await asyncio.Event().wait()
+                await interrupted()
 
 
 async def test_a_child_dies_with_its_parent(gateway):
@@ -179,7 +179,7 @@ async def test_a_child_dies_with_its_parent(gateway):
                 with pytest.raises(Revoked, match="parent_ended"):
                     async with task.step("orders.get", parent=parent) as child:
                         await gateway.revoke(parent.id)
-                        await asyncio.Event().wait()
+                        await interrupted()
         assert gateway.declared[1].parent_step_id == parent.id
         assert child.id != parent.id
 
@@ -189,7 +189,7 @@ async def test_a_stream_that_is_gone_ends_the_body_as_abandoned(gateway):
         with pytest.raises(Revoked, match="abandoned"):
             async with client.task("Refund") as task, task.step("orders.get"):
                 await gateway.go_away()
-                await asyncio.Event().wait()
+                await interrupted()
 
 
 async def test_a_step_is_entered_once_and_its_grant_used_inside_only(gateway):

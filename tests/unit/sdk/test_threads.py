@@ -9,6 +9,7 @@ import pytest
 
 from stepgrant.errors import MisuseError
 from stepgrant.threads import wait_for
+from tests.kit.loop import interrupted
 
 
 async def answer():
@@ -40,7 +41,7 @@ async def test_an_interrupted_wait_cancels_the_work(monkeypatch):
 
     async def work():
         try:
-            await asyncio.Event().wait()
+            await interrupted()
         finally:
             cancelled.set()
 
