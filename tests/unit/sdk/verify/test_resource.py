@@ -104,6 +104,8 @@ async def test_an_unknown_key_is_refused_after_one_look_up_inv_11(guarded):
     token = stranger.mint()
     codes = await asyncio.gather(*(guarded.refused(token) for _ in range(10)))
     assert set(codes) == {RefusalCode.UNKNOWN_KEY}
+    guarded.gateway.clock.advance(LOOK_UP_AGAIN / 2)
+    assert await guarded.refused(token) is RefusalCode.UNKNOWN_KEY
     assert guarded.upstream.looked_up == 1
     guarded.gateway.clock.advance(LOOK_UP_AGAIN)
     assert await guarded.refused(token) is RefusalCode.UNKNOWN_KEY

@@ -138,6 +138,9 @@ def test_another_holder_is_refused_inv_08(resource, holder):
 def test_a_grant_bound_otherwise_than_the_audience_asks_is_refused(resource):
     token = resource.gateway.mint(binding=Binding.KEY, confirmation=resource.gateway.instance_key.jkt)
     assert refused(resource, token) is RefusalCode.HOLDER
+    key, now = resource.gateway.instance_key, resource.clock.now()
+    proof = make_proof(key, htm="POST", htu=ORIGIN, grant=token, now=now, jti="1")
+    assert refused(resource, token, holder=DpopHolder(proof, "POST", ORIGIN)) is RefusalCode.HOLDER
 
 
 def test_a_grant_bound_to_the_instance_key_is_good_with_its_proof_only_inv_08():
