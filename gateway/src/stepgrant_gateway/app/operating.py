@@ -117,9 +117,10 @@ class Operating:
         await self._journal.record(
             Event(EventType.LOCK_LIFTED, now, {**_described(lock), "reason": reason, "by": by})
         ).durable()
-        now = self._clock.now()
         if self._state.locks.pop(lock_id, None) is not None:
-            lifted = LiftedLock(lock_id, lock.selector, now, now + LONGEST_GRANT + LEEWAY)
+            # While it was in force nothing that matches was issued: what must stay dead is older than the lock itself.
+            since = lock.issued_at
+            lifted = LiftedLock(lock_id, lock.selector, since, since + LONGEST_GRANT + LEEWAY)
             self._state.lifted.append(lifted)
             self._state.revision += 1
             self._feed.publish(lifted)

@@ -41,6 +41,7 @@ async def test_a_subscription_begins_with_a_snapshot_and_goes_on_without_a_gap()
         assert isinstance(revoked, RevokedGrant)
         assert (revoked.grant_id, revoked.code) == (live.grant_id, "locked")
         assert isinstance(lifted, LiftedLock)
+        assert lifted.refuse_issued_until == locked.issued_at
         assert isinstance(beat, Heartbeat)
         assert beat.included_sequence == built.journal.position
 
