@@ -88,6 +88,15 @@ def test_a_proof_is_good_once_inv_08():
     check(proof(jti="2"), replay=replay)
 
 
+def test_a_proof_is_remembered_for_as_long_as_it_would_pass_inv_08():
+    """INV-08: from two seconds ahead of the clock to the last moment of the sixth second."""
+    replay, made = ReplayCache(), proof(now=START + 2 * SECOND)
+    check(made, replay=replay)
+    for tenths in range(80):
+        assert "used before" in refused(made, replay=replay, now=START + tenths * SECOND / 10)
+    assert "clocks" in refused(made, replay=replay, now=START + 8 * SECOND)
+
+
 def test_the_same_jti_of_another_key_is_another_proof():
     replay, other = ReplayCache(), InstanceKey.generate()
     check(proof(), replay=replay)
