@@ -150,9 +150,7 @@ def _query_arguments(route: HttpRoute, query_string: str) -> dict[str, Json]:
         raw, equals, value = part.partition("=")
         name = _decoded(raw, "a query parameter's name", _QUERY)
         if name not in route.query or not equals:
-            raise malformed(
-                "the query holds a parameter that is not registered for this route, or one without a value"
-            )
+            raise malformed("the query holds a parameter that is not registered for this route, or one without a value")
         text = _decoded(value.replace("+", "%20"), f"the query parameter `{name}`", _QUERY)
         _merge(arguments, {name: _typed(text, route.query[name], name)})
     return arguments
