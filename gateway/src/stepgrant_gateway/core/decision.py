@@ -176,6 +176,6 @@ Verdict = Permitted | Refused
 NO_PERMIT: Final = Refused(
     DenialCode.NO_PERMIT,
     "no policy permits this.",
-    "use one of the tools that the task was opened with, with the task's own values; else ask the operator.",
+    "use a task type and tools that are offered to this workload, with the task's own values; else ask the operator.",
 )
 """The answer to all that an agent's own task type cannot reach, whether it exists or not (invariant 12)."""

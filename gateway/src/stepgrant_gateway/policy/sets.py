@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from stepgrant.errors import DenialCode
-from stepgrant_gateway.core.decision import OPEN_ACTION, Permitted, Question, Refused, Verdict
+from stepgrant_gateway.core.decision import NO_PERMIT, OPEN_ACTION, Permitted, Question, Refused, Verdict
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.entities import CedarRequest, UnrepresentableError, request_for
 from stepgrant_gateway.policy.evaluation import Evaluator, Outcome
 from stepgrant_gateway.policy.explain import explain
 from stepgrant_gateway.policy.index import Lineage, lineage_of
 
-NO_PERMIT_REASON: Final = "no policy permits this."
-NO_PERMIT_NEXT: Final = (
-    "use one of the tools that the task was opened with, with the task's own values; else ask the operator."
-)
+NO_PERMIT_REASON: Final = NO_PERMIT.reason
+NO_PERMIT_NEXT: Final = NO_PERMIT.next
 """The same words for what is outside the task type, whether it exists or not (invariant 12)."""
 _FORBIDDEN_REASON: Final = "a rule of the operator forbids this."
 _FORBIDDEN_NEXT: Final = "do without this step, or ask the operator; another try comes to the same."
