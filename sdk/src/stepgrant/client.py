@@ -21,7 +21,7 @@ from stepgrant.intent import MAX_PARAMETERS_BYTES
 from stepgrant.link import Address, Link, Links
 from stepgrant.session import Opening, Session, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
-from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import Holder
 from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 
@@ -109,13 +109,10 @@ class Client:
             finally:
                 links.release(link)
 
-    def identity(self) -> IdentitySnapshot:
-        """The identity that a task opened now would have; blocks until the Workload API has answered once.
-
-        Raises:
-            IdentityUnavailableError: there is none.
-        """
-        return self._identity.current()
+    @property
+    def identity(self) -> IdentitySource:
+        """Where the identity comes from that a task opened now would have."""
+        return self._identity
 
     async def close(self) -> None:
         """Closes the connections, and with them tasks that are still open."""
@@ -128,7 +125,7 @@ class Client:
     async def _open(self, links: Links, opening: Opening, clock: Clock) -> tuple[Link, Session, Task]:
         while True:
             link, fresh = await links.acquire()
-            holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop())
+            holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop(), self._identity)
             sign = functools.partial(_sign, holder)
             try:
                 result = await open_session(link.stream(), str(self._gateway_id), opening, sign)

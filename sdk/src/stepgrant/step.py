@@ -18,7 +18,7 @@ from stepgrant.session import Session, StepIntent
 
 if TYPE_CHECKING:
     from stepgrant.dpop import InstanceKey
-    from stepgrant.spiffe.source import IdentitySnapshot
+    from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 
 RENEW_AT: Final = 0.6
 """Share of a grant's life after which it is renewed: late enough to be rare, early enough for a second try by hand."""
@@ -32,12 +32,13 @@ _log = logging.getLogger(__name__)
 class Holder:
     """What the grants of one task are bound to: calls under them use this identity and this key, and no newer ones.
 
-    `loop` is where the task's stream is served.
+    `loop` is where the task's stream is served; `source` tells when the identity changes.
     """
 
     identity: IdentitySnapshot = field(repr=False)
     instance_key: InstanceKey = field(repr=False)
     loop: asyncio.AbstractEventLoop = field(repr=False)
+    source: IdentitySource = field(repr=False)
 
 
 class Step:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
@@ -15,17 +16,19 @@ from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client, parse_address
 from stepgrant.defaults import current_client
 from stepgrant.dpop import grpc_htu, make_proof
-from stepgrant.errors import InvalidIdError, MisuseError
+from stepgrant.errors import IdentityUnavailableError, InvalidIdError, InvalidSvidError, MisuseError
 from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, Binding
 from stepgrant.link import CHANNEL_OPTIONS
 from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, refuse_other_identity, step_for
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
-from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
-from stepgrant.spiffe.source import IdentitySnapshot
+from stepgrant.spiffe.probe import PinnedServer, grpc_channel_credentials, probe_server, recheck_server
+from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 from stepgrant.step import Step
 from stepgrant.tasks import CURRENT_TASK
 
 JTI_BYTES: Final = 16
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -50,7 +53,7 @@ async def channel(
     """
     expected = _server_id(server_id or audience)
     address = parse_address(target, f"the target of {audience}")
-    snapshot = await _identity(client)
+    snapshot, source = await _identity(client)
     pinned = await asyncio.to_thread(probe_server, address.host, address.port, expected, snapshot, datetime.now(UTC))
     credentials, options = grpc_channel_credentials(snapshot, pinned)
     carrier = _Carrier(audience, address.target, snapshot, calls)
@@ -60,7 +63,8 @@ async def channel(
         options=[*CHANNEL_OPTIONS, *options],
         interceptors=cast("Any", [_UnaryCalls(carrier), _StreamedAnswers(carrier)]),
     ) as opened:
-        yield opened
+        with _rechecked(opened, pinned, source):
+            yield opened
 
 
 class _Carrier:
@@ -160,11 +164,38 @@ class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[t
         await step.finish(None)
 
 
-async def _identity(client: Client | None) -> IdentitySnapshot:
+@contextmanager
+def _rechecked(opened: grpc.aio.Channel, pinned: PinnedServer, source: IdentitySource) -> Iterator[None]:
+    """Closes the channel when the resource's certificate does not verify any more: gRPC never looks again (facts.md)."""
+    loop = asyncio.get_running_loop()
+    closing: set[asyncio.Task[None]] = set()
+
+    def recheck() -> None:
+        try:
+            recheck_server(pinned, source.current().bundles, datetime.now(UTC))
+        except (InvalidSvidError, IdentityUnavailableError) as error:
+            _log.warning("The channel to %s is closed: %s", pinned.spiffe_id, error)
+            closing.add(loop.create_task(opened.close(None)))
+
+    unsubscribe = source.subscribe(lambda: _soon(loop, recheck))
+    try:
+        yield
+    finally:
+        unsubscribe()
+
+
+def _soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
+    """From whichever thread noticed the change."""
+    with suppress(RuntimeError):  # The loop is closed, and the channel with it.
+        loop.call_soon_threadsafe(work)
+
+
+async def _identity(client: Client | None) -> tuple[IdentitySnapshot, IdentitySource]:
     task = CURRENT_TASK.get()
     if task is not None:
-        return task.holder.identity
-    return await asyncio.to_thread((client or await current_client()).identity)
+        return task.holder.identity, task.holder.source
+    source = (client or await current_client()).identity
+    return await asyncio.to_thread(source.current), source
 
 
 def _method(details: grpc.aio.ClientCallDetails) -> str:

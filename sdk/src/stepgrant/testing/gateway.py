@@ -21,7 +21,8 @@ from stepgrant.link import MAX_MESSAGE_BYTES, Address
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.testing.authority import Issued, ScriptedIdentity, ThrowAwayAuthority
 from stepgrant.testing.script import Script
-from stepgrant.testing.stream import ScriptedStream, Signer
+from stepgrant.testing.signing import Signer
+from stepgrant.testing.stream import ScriptedStream
 from stepgrant.v1 import agent_pb2, agent_pb2_grpc
 
 TRUST_DOMAIN: Final = "test.stepgrant.test"

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import grpc
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from stepgrant._wire import NONCE_BYTES
 from stepgrant._wire_strict import refuse_unknown
@@ -26,32 +23,17 @@ from stepgrant.errors import (
     ProtocolError,
     StepgrantError,
 )
-from stepgrant.grant import GRANT_TYPE, PROTOCOL_REVISION, Binding, GrantClaims, to_payload
-from stepgrant.ids import parse_tool, parse_ulid, ulid
-from stepgrant.intent import MAX_PARAMETERS_BYTES, Json, digest, parse_object
-from stepgrant.jws import sign_jws
-from stepgrant.testing.script import DeclaredStep, GrantRule, OpenedTask, ReportedStep, Rule, Script
+from stepgrant.grant import PROTOCOL_REVISION
+from stepgrant.ids import parse_tool, parse_ulid
+from stepgrant.intent import MAX_PARAMETERS_BYTES, parse_object
+from stepgrant.testing.script import DeclaredStep, OpenedTask, ReportedStep, Rule, Script
+from stepgrant.testing.signing import BINDINGS, Signer, unix_ms
 from stepgrant.v1 import agent_pb2, types_pb2
 
 TASK_LIFE: Final = timedelta(minutes=15)
 LIMITS: Final = agent_pb2.Limits(live_steps=64, depth=8, arguments_bytes=64 * 1024, steps=10_000)
-_BINDINGS: Final = {Binding.MTLS: agent_pb2.BINDING_MTLS, Binding.KEY: agent_pb2.BINDING_KEY}
 _REVOKES: Final = frozenset({DenialCode.NO_PERMIT, DenialCode.FORBIDDEN, DenialCode.LOCKED})
 """Renewals denied so revoke the step; others let the grant run out (INV-6)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signer:
-    """Who the gateway is and what it signs with."""
-
-    gateway_id: str
-    instance_id: str
-    key: ec.EllipticCurvePrivateKey
-    now: Callable[[], datetime]
-
-    def new_id(self) -> str:
-        """A fresh ULID."""
-        return ulid(self.now(), os.urandom(10))
 
 
 @dataclass(slots=True)
@@ -116,7 +98,7 @@ class ScriptedStream:
             return
         step.state = state
         ended = agent_pb2.Revoked(
-            step_id=step_id, state=state, code=code, reason=reason, at_unix_ms=_ms(self._signer.now())
+            step_id=step_id, state=state, code=code, reason=reason, at_unix_ms=unix_ms(self._signer.now())
         )
         await self.say(agent_pb2.GatewayMessage(revoked=ended))
         await self._end_children(step_id)
@@ -280,15 +262,15 @@ class ScriptedStream:
     def _decide(self, declared: DeclaredStep, rule: Rule) -> agent_pb2.GatewayMessage:
         if isinstance(rule, Denial):
             return agent_pb2.GatewayMessage(denied=self._denied(rule, declared.step_id))
-        return agent_pb2.GatewayMessage(granted=self._granted(declared, rule))
+        return agent_pb2.GatewayMessage(granted=self._signer.grant(declared, rule, self._task, self._leaf_sha256))
 
     def _opened(self) -> agent_pb2.Opened:
         return agent_pb2.Opened(
             task_id=self._task.task_id,
             instance_id=self._signer.instance_id,
-            expires_unix_ms=_ms(self._signer.now() + TASK_LIFE),
+            expires_unix_ms=unix_ms(self._signer.now() + TASK_LIFE),
             tools=[
-                agent_pb2.ToolOffer(tool=tool, audience=rule.audience, binding=_BINDINGS[rule.binding])
+                agent_pb2.ToolOffer(tool=tool, audience=rule.audience, binding=BINDINGS[rule.binding])
                 for tool, rule in sorted(self._script.tools().items())
             ],
             limits=LIMITS,
@@ -305,63 +287,12 @@ class ScriptedStream:
             retry_after_ms=0 if denial.retry_after is None else denial.retry_after // timedelta(milliseconds=1),
         )
 
-    def _granted(self, declared: DeclaredStep, rule: GrantRule) -> agent_pb2.Granted:
-        now = self._signer.now().replace(microsecond=0)
-        ttl = min(rule.ttl, declared.wanted_ttl or rule.ttl)
-        claims = GrantClaims(
-            issuer=self._signer.gateway_id,
-            subject=self._workload,
-            chain=(self._workload,),
-            audience=rule.audience,
-            issued_at=now,
-            not_before=now,
-            expires_at=now + ttl,
-            grant_id=self._signer.new_id(),
-            task_id=declared.task_id,
-            step_id=declared.step_id,
-            task_type=self._task.task_type,
-            tool=declared.tool,
-            tool_digest=hashlib.sha256(declared.tool.encode()).digest(),
-            target=rule.target,
-            args_sha256=digest(_json(declared)),
-            binding=rule.binding,
-            confirmation=self._jkt if rule.binding is Binding.KEY else self._leaf_sha256,
-            tier=rule.tier,
-            uses=rule.uses,
-            policy_digest="sha256:" + "0" * 64,
-        )
-        header = {"typ": GRANT_TYPE, "kid": f"{self._signer.instance_id}-1"}
-        token = sign_jws(header, json.dumps(to_payload(claims)).encode(), self._signer.key)
-        return agent_pb2.Granted(
-            step_id=declared.step_id,
-            decision_id=self._signer.new_id(),
-            grant=token,
-            grant_id=claims.grant_id,
-            expires_unix_ms=_ms(claims.expires_at),
-            uses=rule.uses or 0,
-            tier=rule.tier.value,
-            audience=rule.audience,
-            binding=_BINDINGS[rule.binding],
-            target=rule.target,
-            at_unix_ms=_ms(now),
-            step_expires_unix_ms=_ms(now + max(rule.step_max_age, ttl)),
-            policies=["scripted"],
-        )
-
-
-def _json(declared: DeclaredStep) -> Json:
-    return dict(declared.arguments)
-
 
 def _reply(number: int, answer: agent_pb2.GatewayMessage) -> agent_pb2.GatewayMessage:
     message = agent_pb2.GatewayMessage()
     message.CopyFrom(answer)
     message.reply_to = number
     return message
-
-
-def _ms(time: datetime) -> int:
-    return (time - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
 
 
 def _invalid(error: ArgumentsInvalidError) -> Denial:

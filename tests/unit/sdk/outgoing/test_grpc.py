@@ -13,8 +13,9 @@ from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError,
 from stepgrant.grant import Binding
 from stepgrant.guard import task
 from stepgrant.outgoing.grpc import channel
-from stepgrant.testing import GrantRule
+from stepgrant.testing import GrantRule, ThrowAwayAuthority
 from stepgrant.v1 import agent_pb2
+from tests.kit.loop import settled
 
 ORDERS = "spiffe://test.stepgrant.test/orders"
 GET = "/acme.Orders/Get"
@@ -175,6 +176,18 @@ async def test_a_resource_that_is_somebody_else_is_not_connected_to(gateway):
         with pytest.raises(GatewayUnavailableError, match="did not prove to be"):
             async with channel(ORDERS, target):
                 pass
+
+
+async def test_a_channel_closes_when_the_resource_does_not_verify_any_more(gateway):
+    identity = gateway.identity()
+    async with serving(gateway) as (resource, target), Client(gateway.address, gateway.gateway_id, identity) as client:
+        async with channel(ORDERS, target, client=client) as connection:
+            await get(connection)(Message(step_id="x"))
+            identity.become(ThrowAwayAuthority("test.stepgrant.test").snapshot("agent/test"))
+            await settled(lambda: connection.get_state() is grpc.ChannelConnectivity.SHUTDOWN)
+            with pytest.raises(grpc.aio.UsageError):
+                await get(connection)(Message(step_id="x"))
+    assert len(resource.seen) == 1
 
 
 async def test_a_message_that_cannot_be_declared_is_not_sent(gateway):
