@@ -36,8 +36,8 @@ lint: setup ## ruff, mypy strict, import contracts, generated code, file sizes
 guards: setup ## switches each guard off and demands that its test fails
 	@$(BIN)/python tools/guards.py
 
-proto: ## generates sdk/src/stepgrant/v1 from proto/, with tools in an environment of their own
-	@tools/proto/generate sdk/src
+proto: ## generates the code that follows from the .proto files, with tools in an environment of their own
+	@tools/proto/generate .
 
 proto-check: ## the committed generated code is what proto/ gives
 	@tools/proto/check

@@ -15,7 +15,7 @@ from stepgrant_gateway.core.decision import Call
 from stepgrant_gateway.core.errors import PolicyRefusedError
 from stepgrant_gateway.policy.catalog import LoadedCatalog, load_catalog
 
-SUPPORT = Path(__file__).parent / "policies" / "support"
+SUPPORT = Path(__file__).parents[2] / "examples" / "demo" / "policy"
 
 _ONE_TOOL = """\
 version: 1

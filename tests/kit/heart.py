@@ -41,7 +41,7 @@ from stepgrant_gateway.tokens.mint import GrantMinter
 from tests.kit.clock import ManualClock
 
 T = TypeVar("T")
-SUPPORT = Path(__file__).parent / "policies" / "support"
+SUPPORT = Path(__file__).parents[2] / "examples" / "demo" / "policy"
 ISSUER = "spiffe://dev.stepgrant.test/gateway"
 AGENT = "spiffe://dev.stepgrant.test/agent/support"
 TRIAGE = "spiffe://dev.stepgrant.test/agent/triage"

@@ -15,7 +15,7 @@ from stepgrant_gateway.policy.directory import read_directory
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.clock import START
 
-SUPPORT = Path(__file__).parent / "policies" / "support"
+SUPPORT = Path(__file__).parents[2] / "examples" / "demo" / "policy"
 AGENT = "spiffe://dev.stepgrant.test/agent/support"
 ORDER = "ord_00000042"
 CUSTOMER = "jo@x.org"

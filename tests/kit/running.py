@@ -25,7 +25,7 @@ from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
 
 ISSUER = "spiffe://dev.stepgrant.test/gateway"
-SUPPORT_POLICY = Path(__file__).parent / "policies" / "support"
+SUPPORT_POLICY = Path(__file__).parents[2] / "examples" / "demo" / "policy"
 IDENTITIES = (
     DevIdentity("gateway", ("localhost",)),
     DevIdentity("agent/support"),

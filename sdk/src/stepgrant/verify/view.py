@@ -126,7 +126,7 @@ class RevocationView:
         if revoked is not None:
             raise GrantRefusedError(
                 RefusalCode.REVOKED,
-                f"the grant is dead: {revoked.code} at {revoked.at:%H:%M:%S.%f}.",
+                f"the grant is dead: {revoked.code} at {revoked.at.time().isoformat('milliseconds')}Z.",
                 "Declare a new step.",
             )
         # 4. No lock in force matches, and none that was lifted after the grant was issued.
