@@ -42,6 +42,7 @@ class Child:
                 env={**os.environ, **environment},
                 cwd=directory,
                 bufsize=0,
+                process_group=0,  # Ctrl-C is for the orchestrator, which ends its children in order.
             )
 
     @property

@@ -76,7 +76,7 @@ def ledger(out: Console, audit: Mapping[str, Any]) -> None:
             "grants",
             f"{audit['grants']} given, {audit['redemptions']} uses redeemed; {audit['grant_seconds']:.1f} grant-seconds held",
         ),
-        ("denials", f"{denials}; {audit['locks']} lock"),
+        ("denials", f"{denials}; locks set: {audit['locks']}"),
     ):
         out.print(Text(f"  {name:<9}", "dim").append(what, "none"))
 

@@ -54,6 +54,9 @@ def demonstrate(directory: Path) -> int:
             wrong += 1
             out.print(Text(f"  The refund did not come out: {job['error']} {job['text']}", "bold red"))
         heading(out, "What must not work, and what the one who tries it is told")
+        out.print(
+            Text("  The thief shows stolen grants with the agent's own certificate and key, but for 6 and 7.", "dim")
+        )
         for number, play in enumerate(SCENES, start=1):
             shown = play(world)
             report.scene(out, number, play.__doc__ or "", shown)
@@ -74,16 +77,18 @@ def unlikely(audit: Mapping[str, Any]) -> list[str]:
     expected = {
         "ok": True,
         "tasks_denied": 1,
+        "steps_granted": 15,
         "steps_denied": 2,
         "denials": {"no_permit": 3},
+        "redemptions": 7,
+        "ends": {"abandoned": 1, "completed": 11, "expired": 1, "revoked": 2},
         "locks": 1,
-        "grants": audit["steps_granted"] + 1,  # the renewal
     }
     found = [f"{name} is {audit[name]}, expected {value}" for name, value in expected.items() if audit[name] != value]
     if not all(chain["stopped"] for chain in audit["chains"]):
         found.append("the chain does not end with the gateway's own stop")
-    if sum(audit["ends"].values()) != audit["steps_granted"]:
-        found.append("not every step that was granted has ended")
+    if audit["grants"] <= audit["steps_granted"]:
+        found.append("the renewal is not in the ledger")
     return found
 
 

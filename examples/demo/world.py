@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -85,16 +85,16 @@ class World:
 
         orders = self._program("orders", "resource/orders", "orders.py")
         mail = self._program("mail", "resource/mail", "mail.py")
-        source = WorkloadApiSource(sockets["operator/jo"])
-        self._stack.callback(source.close)
-        _healthy(address, GATEWAY_ID, source.current())
+        with closing(WorkloadApiSource(sockets["operator/jo"])) as source:
+            operator = source.current()
+        _healthy(address, GATEWAY_ID, operator)
 
         at, url = orders.answer()["listening"], mail.answer()["listening"]
         self._environment |= {"ORDERS_ADDRESS": at, "MAIL_URL": url}
         self.agent = self._program("agent", "agent/support", "agent.py")
         self.doomed = self._program("agent to kill", "agent/support", "agent.py")
         self.thief = self._program("thief", "agent/triage", "thief.py")
-        _healthy(at, ORDERS_ID, source.current())
+        _healthy(at, ORDERS_ID, operator)
         httpx.get(f"{url}/health", timeout=ANSWER_SECONDS).raise_for_status()
         self._introduce(orders, "resource/orders", f"gRPC, mTLS, {at}")
         self._introduce(mail, "resource/mail", f"HTTP, DPoP, {url.removeprefix('http://')}")
