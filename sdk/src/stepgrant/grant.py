@@ -18,6 +18,8 @@ MAX_GRANT_BYTES: Final = 4096
 GRANT_METADATA_KEY: Final = "stepgrant-grant"
 """gRPC metadata key and HTTP header that a grant travels in."""
 DPOP_HEADER: Final = "dpop"
+REFUSAL_METADATA_KEY: Final = "stepgrant-refusal"
+"""gRPC trailing metadata key and HTTP response header: the code of a resource's refusal."""
 DETAIL_TYPE: Final = "stepgrant:tool_call"
 LEEWAY: Final = timedelta(seconds=2)
 """For `nbf`, `iat` and the accepted offset between clocks. `exp` has none."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from stepgrant.answers import Ended, Grant
 from stepgrant.clock import Clock, Timer
-from stepgrant.errors import Denial, Denied, MisuseError, Revoked, StepgrantError
+from stepgrant.errors import Denial, DenialCode, Denied, MisuseError, Revoked, StepgrantError
 from stepgrant.grant import LEEWAY
 from stepgrant.intent import digest, from_python
 from stepgrant.session import Session, StepIntent
@@ -21,9 +23,16 @@ if TYPE_CHECKING:
     from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 
 RENEW_AT: Final = 0.6
-"""Share of a grant's life after which it is renewed: late enough to be rare, early enough for a second try by hand."""
+"""Share of a grant's life after which it is renewed: late enough to be rare, early enough for further tries."""
+RENEW_AGAIN: Final = timedelta(seconds=1)
+"""Least time between two tries, when the gateway said that it could not renew just now."""
 CURRENT_STEP: Final[ContextVar[Step | None]] = ContextVar("stepgrant_step", default=None)
 """The step whose body runs here; what is called inside inherits it."""
+
+_PASSING: Final = frozenset({DenialCode.OVERLOADED, DenialCode.UNRECORDED, DenialCode.LIMIT_EXCEEDED})
+"""Renewals denied so say nothing of the step: asked again, they may be granted."""
+_THROWN: Final = (asyncio.CancelledError, GeneratorExit)
+"""How a body hears that its task is cancelled; a generator that is closed on the way hears the latter."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +73,7 @@ class Step:
         self._result = b""
         self._failure = ""
         self._timers: list[Timer] = []
+        self._renewal: asyncio.Task[Grant] | None = None
         self._body: asyncio.Task[Any] | None = None
         self._cancelled_by_us = False
         self._outer_cancels = 0
@@ -117,17 +127,25 @@ class Step:
         self._failure = error_class
 
     async def renew(self) -> Grant:
-        """A fresh grant by a fresh decision; the old one is dead from then on.
+        """A fresh grant by a fresh decision; the old one is dead from then on. Joins a renewal that is under way.
 
         Raises:
             Denied: the gateway said no. Whether the old grant lives on is the gateway's word: it pushes its end.
         """
         _ = self.grant  # Raises when there is nothing to renew.
-        answer = await self._session.renew(self._intent.step_id)
-        if isinstance(answer, Denial):
-            raise Denied(answer, what=f"renewing step {self._intent.tool}")
-        self._hold(answer)
-        return answer
+        if self._renewal is None:
+            self._renewal = self._session.background(self._renew())
+        return await asyncio.shield(self._renewal)
+
+    async def newer(self, grant: Grant) -> Grant | None:
+        """The grant that took the place of `grant`, awaited if its renewal is under way; None if there is none.
+
+        For calls that were refused: a renewal kills the old grant, also one that is on its way to a resource.
+        """
+        if self._renewal is not None:
+            with suppress(StepgrantError):
+                await asyncio.shield(self._renewal)
+        return self._grant if self.live and self._grant is not grant else None
 
     async def __aenter__(self) -> Self:
         """Declares, and holds the grant."""
@@ -150,13 +168,18 @@ class Step:
         await self.finish(error)
         if body is not None and body.cancelling() > self._outer_cancels:
             return  # Somebody else cancels as well, and is first.
-        if revoked is not None and (error is None or (ours and isinstance(error, asyncio.CancelledError))):
+        if revoked is not None and (error is None or (ours and isinstance(error, _THROWN))):
             raise self._revoked(revoked) from error
 
     async def begin(self) -> None:
         """Declares and holds the grant; what `async with` does before the body. For `finish` to undo."""
         if self._grant is not None:
             raise MisuseError(f"step {self._intent.tool} was entered before: declare a new one for each call")
+        if asyncio.get_running_loop() is not self.holder.loop:
+            raise MisuseError(
+                f"{self._intent.tool} was called on another event loop than the one that its task was opened on: "
+                "open the task inside the `asyncio.run` that calls it"
+            )
         answer = await self._session.declare(self._intent)
         if isinstance(answer, Denial):
             raise Denied(answer, what=f"step {self._intent.tool}")
@@ -213,6 +236,16 @@ class Step:
         if self._renews:
             self._timers.append(self._clock.call_at(now + grant.life * RENEW_AT, self._renew_soon))
 
+    async def _renew(self) -> Grant:
+        try:
+            answer = await self._session.renew(self._intent.step_id)
+            if isinstance(answer, Denial):
+                raise Denied(answer, what=f"renewing step {self._intent.tool}")
+            self._hold(answer)
+            return answer
+        finally:
+            self._renewal = None
+
     def _renew_soon(self) -> None:
         if not self._done and self._ended is None:
             self._session.background(self._renew_quietly())
@@ -220,9 +253,12 @@ class Step:
     async def _renew_quietly(self) -> None:
         try:
             await self.renew()
-        except (Denied, StepgrantError) as error:
+        except StepgrantError as error:
             # The old grant runs out or the gateway revokes it; either way the gateway says so, and the body hears it.
             _log.info("Step %s was not renewed: %s", self._intent.step_id, error.code)
+            if isinstance(error, Denied) and error.denial.code in _PASSING and self.live:
+                wait = max(error.denial.retry_after or RENEW_AGAIN, RENEW_AGAIN)
+                self._timers.append(self._clock.call_at(self._clock.monotonic() + wait, self._renew_soon))
 
     def _expire(self) -> None:
         """The gateway should have said so LEEWAY ago: without its word the grant is dead all the same."""

@@ -211,3 +211,47 @@ async def test_the_token_stands_in_no_repr(gateway):
     async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
         assert step.grant.token.count(".") == 2
         assert step.grant.token not in repr(step) + repr(step.grant) + repr(task) + repr(step.holder)
+
+
+async def test_renewals_that_are_asked_for_at_once_are_one(gateway):
+    async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
+        first, second = await asyncio.gather(step.renew(), step.renew())
+        assert first is second is step.grant
+    assert gateway.renewed == [step.id]
+
+
+async def test_the_newer_grant_is_awaited_while_its_renewal_is_under_way(gateway):
+    async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
+        old = step.grant
+        assert await step.newer(old) is None
+        renewing = asyncio.create_task(step.renew())
+        await asyncio.sleep(0)
+        assert await step.newer(old) is await renewing
+        assert await step.newer(step.grant) is None
+
+
+async def test_a_renewal_that_could_not_be_had_just_now_is_asked_for_again(gateway):
+    """The grant must not run out under the body because the gateway was busy for a moment."""
+    clock = ManualClock(datetime.now(UTC))
+    gateway.deny_renewals("orders.get", DenialCode.OVERLOADED, "Too much at once.")
+    async with gateway.client(clock=clock) as client, client.task("Refund") as task, task.step("orders.get") as step:
+        old = step.grant
+        clock.advance(timedelta(seconds=19))
+        await gateway.until(lambda: len(gateway.renewed) == 1)
+        await settled(lambda: step._renewal is None and len(step._timers) > 2)
+        gateway.allow_renewals("orders.get")
+        clock.advance(timedelta(seconds=1))
+        await settled(lambda: step.grant is not old)
+    assert len(gateway.renewed) == 2
+
+
+async def test_a_step_on_another_loop_than_its_tasks_is_refused_and_says_why(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+
+        async def elsewhere():
+            async with task.step("orders.get"):
+                pytest.fail("the body runs")
+
+        with pytest.raises(MisuseError, match="another event loop than the one that its task was opened on"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+    assert gateway.declared == []

@@ -92,11 +92,9 @@ class HttpCalls:
         """
         if len(path) > MAX_PATH_CHARACTERS:
             raise malformed(f"the path takes more than {MAX_PATH_CHARACTERS} characters")
-        segments = path.split("/")[1:] if path.startswith("/") else []
-        for route in self._routes:
-            if route.verb == verb and _matches(route.segments, segments):
-                break
-        else:
+        segments = _segments(path)
+        route = self._route(verb, segments)
+        if route is None:
             raise unregistered("this method and path")
         try:
             arguments = _body(verb, body, content_type)
@@ -105,6 +103,18 @@ class HttpCalls:
         except ArgumentsInvalidError as error:
             raise malformed(error.reason) from error
         return Call(route.tool, arguments)
+
+    def registers(self, verb: str, path: str) -> bool:
+        """True if a request with this verb and encoded path is a protected call, readable or not."""
+        return self._route(verb, _segments(path)) is not None
+
+    def _route(self, verb: str, segments: Sequence[str]) -> HttpRoute | None:
+        matching = (route for route in self._routes if route.verb == verb and _matches(route.segments, segments))
+        return next(matching, None)
+
+
+def _segments(path: str) -> list[str]:
+    return path.split("/")[1:] if path.startswith("/") else []
 
 
 def _body(verb: str, body: bytes, content_type: str | None) -> dict[str, Json]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
 import grpc
 
+from stepgrant.answers import Grant
 from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client, parse_address
 from stepgrant.defaults import current_client
 from stepgrant.dpop import grpc_htu, make_proof
-from stepgrant.errors import IdentityUnavailableError, InvalidIdError, InvalidSvidError, MisuseError
-from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, Binding
+from stepgrant.errors import IdentityUnavailableError, InvalidIdError, InvalidSvidError, MisuseError, RefusalCode
+from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY, Binding
 from stepgrant.link import CHANNEL_OPTIONS
 from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, refuse_other_identity, step_for
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
@@ -117,10 +118,17 @@ class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-ar
         self._carrier = carrier
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Adds the grant."""
+        """Adds the grant. A call that its renewal overtook is made again, once, under the newer grant."""
         step = self._carrier.carried(client_call_details)
         if step is not None:
-            return await continuation(self._carrier.with_grant(client_call_details, step), request)
+            grant = step.grant
+            call = await continuation(self._carrier.with_grant(client_call_details, step), request)
+            try:
+                await call
+            except grpc.aio.AioRpcError as error:
+                if _refused_as_dead(error) and await step.newer(grant) is not None:
+                    return await continuation(self._carrier.with_grant(client_call_details, step), request)
+            return call
         declared = self._carrier.declared(client_call_details, request)
         if declared is None:
             return await continuation(client_call_details, request)
@@ -137,10 +145,16 @@ class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[t
         self._carrier = carrier
 
     async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Adds the grant."""
+        """Adds the grant. A call that its renewal overtook is made again, once, under the newer grant."""
         step = self._carrier.carried(client_call_details)
         if step is not None:
-            return await continuation(self._carrier.with_grant(client_call_details, step), request)
+            grant = step.grant
+            call = await continuation(self._carrier.with_grant(client_call_details, step), request)
+
+            async def again() -> Any:
+                return await continuation(self._carrier.with_grant(client_call_details, step), request)
+
+            return _carried_answers(call, step, grant, again)
         declared = self._carrier.declared(client_call_details, request)
         if declared is None:
             return await continuation(client_call_details, request)
@@ -188,6 +202,29 @@ def _soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
     """From whichever thread noticed the change."""
     with suppress(RuntimeError):  # The loop is closed, and the channel with it.
         loop.call_soon_threadsafe(work)
+
+
+async def _carried_answers(
+    call: Any, step: Step, grant: Grant, again: Callable[[], Awaitable[Any]]
+) -> AsyncIterator[Any]:
+    try:
+        first = True
+        async for answer in call:
+            first = False
+            yield answer
+    except grpc.aio.AioRpcError as error:
+        if not (first and _refused_as_dead(error) and await step.newer(grant) is not None):
+            raise
+    else:
+        return
+    async for answer in await again():
+        yield answer
+
+
+def _refused_as_dead(error: grpc.aio.AioRpcError) -> bool:
+    """True if the resource said that the grant is dead: then its handler has not run."""
+    trailing: Any = error.trailing_metadata() or ()
+    return (REFUSAL_METADATA_KEY, RefusalCode.REVOKED.value) in [tuple(pair) for pair in trailing]
 
 
 async def _identity(client: Client | None) -> tuple[IdentitySnapshot, IdentitySource]:

@@ -11,11 +11,11 @@ from typing import Final
 
 from stepgrant.calls import Call, HttpCalls
 from stepgrant.dpop import make_proof
-from stepgrant.errors import MisuseError
-from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, Binding
+from stepgrant.errors import MisuseError, RefusalCode
+from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY, Binding
 from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, step_for
 from stepgrant.step import Step
-from stepgrant.threads import BlockingStep
+from stepgrant.threads import BlockingStep, wait_for
 
 try:
     import httpx
@@ -56,15 +56,21 @@ class HttpAuth(httpx.Auth):
         self._calls = calls
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """One request, with the grant if it is to have one."""
+        """One request, with the grant if it is to have one; once more if its grant's renewal overtook it."""
         if _origin(request.url) != self._origin:
             yield request
             return
         await request.aread()
         carried, declared = self._step(request)
         if declared is None:
+            grant = None if carried is None else carried.grant
             with self._attached(request, carried):
-                yield request
+                response = yield request
+            if carried is None or grant is None or not _refused_as_dead(response):
+                return
+            if await carried.newer(grant) is not None:
+                with self._attached(request, carried):
+                    yield request
             return
         async with declared as step:
             refuse_other_audience(step, self._audience)
@@ -81,8 +87,14 @@ class HttpAuth(httpx.Auth):
         request.read()
         carried, declared = self._step(request)
         if declared is None:
+            grant = None if carried is None else carried.grant
             with self._attached(request, carried):
-                yield request
+                response = yield request
+            if carried is None or grant is None or not _refused_as_dead(response):
+                return
+            if wait_for(carried.holder.loop, carried.newer(grant)) is not None:
+                with self._attached(request, carried):
+                    yield request
             return
         with BlockingStep(declared) as step:
             refuse_other_audience(step, self._audience)
@@ -100,9 +112,9 @@ class HttpAuth(httpx.Auth):
         return None, step_for(call)
 
     def _call(self, request: httpx.Request) -> Call | None:
-        if self._calls is None:
-            return None
         path, _, query = request.url.raw_path.decode("ascii").partition("?")
+        if self._calls is None or not self._calls.registers(request.method, path):
+            return None
         return self._calls.read(request.method, path, query, request.content, request.headers.get("content-type"))
 
     @contextmanager
@@ -148,6 +160,11 @@ class _OneRequestHeaders(httpx.Headers):
     def raw(self) -> list[tuple[bytes, bytes]]:
         """What is sent."""
         return [*super().raw, *self._secret]
+
+
+def _refused_as_dead(response: httpx.Response) -> bool:
+    """True if the resource said that the grant is dead: then its handler has not run. What a redirect led to says nothing."""
+    return not response.history and response.headers.get(REFUSAL_METADATA_KEY) == RefusalCode.REVOKED.value
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

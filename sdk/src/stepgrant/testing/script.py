@@ -114,6 +114,10 @@ class Script:
         """Renewals of steps with this tool are refused; the grant that they have runs out."""
         self._renewals[tool] = Denial(code, reason, "Finish the step.")
 
+    def allow_renewals(self, tool: str) -> None:
+        """Renewals of steps with this tool are not refused any more."""
+        self._renewals.pop(tool, None)
+
     def hold(self, tool: str) -> None:
         """Declares of this tool get no answer until `release`."""
         self._held.add(tool)

@@ -8,8 +8,6 @@ from typing import Final
 
 from stepgrant.errors import Refusal, RefusalCode
 
-REFUSAL_METADATA_KEY: Final = "stepgrant-refusal"
-"""gRPC trailing metadata key: the refusal's code."""
 MAX_DETAILS: Final = 1024
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from stepgrant.calls import Call, HttpCalls
 from stepgrant.errors import GrantRefusedError, MisuseError, RefusalCode
-from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY
+from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY
 from stepgrant.intent import MAX_ARGUMENTS_BYTES
 from stepgrant.verify._status import ANSWERS, Answer
 from stepgrant.verify.current import serving
@@ -161,6 +161,7 @@ async def _refuse(send: Send, refused: GrantRefusedError) -> None:
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode("ascii")),
         (b"cache-control", b"no-store"),
+        (REFUSAL_METADATA_KEY.encode("ascii"), refusal.code.value.encode("ascii")),
     ]
     if answer is Answer.UNAUTHENTICATED:
         challenge = f'DPoP realm="stepgrant", algs="ES256", error="{refusal.code.value}"'

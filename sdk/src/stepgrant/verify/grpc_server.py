@@ -12,8 +12,8 @@ from google.protobuf.message import Message
 from stepgrant.calls import GrpcCalls
 from stepgrant.dpop import grpc_htu
 from stepgrant.errors import GrantRefusedError, MisuseError, RefusalCode
-from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, Binding
-from stepgrant.verify._status import ANSWERS, REFUSAL_METADATA_KEY, details
+from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY, Binding
+from stepgrant.verify._status import ANSWERS, details
 from stepgrant.verify.current import serving
 from stepgrant.verify.resource import Verifier
 from stepgrant.verify.verifier import DpopHolder, Holder, VerifiedCall

@@ -30,6 +30,7 @@ class Resource(grpc.GenericRpcHandler):
     def __init__(self):
         self.seen = []
         self.refuse = False
+        self.renewing = None
 
     def service(self, details):
         handlers = {GET: grpc.unary_unary_rpc_method_handler, LIST: grpc.unary_stream_rpc_method_handler}
@@ -40,19 +41,29 @@ class Resource(grpc.GenericRpcHandler):
 
     async def _one(self, message, context):
         self.seen.append(dict(context.invocation_metadata()))
+        await self._overtaken(context)
         if self.refuse:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
         return message
 
     async def _many(self, message, context):
         self.seen.append(dict(context.invocation_metadata()))
+        await self._overtaken(context)
         yield message
         yield message
+
+    async def _overtaken(self, context):
+        """The first call finds its grant dead, because the step was renewed while it was on its way."""
+        if self.renewing is not None:
+            step, self.renewing = self.renewing, None
+            await step.renew()
+            refusal = (("stepgrant-refusal", "revoked"),)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "revoked: the grant is dead: superseded.", refusal)
 
 
 @asynccontextmanager
-async def serving(gateway, path="orders"):
-    resource = Resource()
+async def serving(gateway, path="orders", resource=None):
+    resource = resource or Resource()
     issued = gateway.authority.issue(path)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((resource,))
@@ -203,3 +214,30 @@ async def test_an_audience_that_is_no_spiffe_id_needs_a_server_id(gateway):
         with pytest.raises(MisuseError, match="server_id="):
             async with channel("https://orders.acme.org", "127.0.0.1:1"):
                 pass
+
+
+async def test_calls_that_their_renewal_overtook_are_made_again_under_the_newer_grant(gateway):
+    async with serving(gateway) as (resource, target), gateway.client(), task("Refund") as opened:
+        async with channel(ORDERS, target) as connection, opened.step("orders.get") as step:
+            resource.renewing = step
+            assert await get(connection)(Message(step_id="x")) == Message(step_id="x")
+            second = step.grant.token
+            resource.renewing = step
+            assert len([one async for one in search(connection)(Message(step_id="y"))]) == 2
+            third = step.grant.token
+    shown = [seen["stepgrant-grant"] for seen in resource.seen]
+    assert (shown[1], shown[2], shown[3], len(set(shown))) == (second, second, third, 3)
+
+
+async def test_a_call_under_a_grant_that_is_dead_for_good_is_not_made_again(gateway):
+    class Ended(Resource):
+        async def _overtaken(self, context):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no", (("stepgrant-refusal", "revoked"),))
+
+    async with serving(gateway, resource=Ended()) as (resource, target), gateway.client(), task("Refund") as opened:
+        async with channel(ORDERS, target) as connection, opened.step("orders.get"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await get(connection)(Message(step_id="x"))
+            with pytest.raises(grpc.aio.AioRpcError):
+                _ = [one async for one in search(connection)(Message(step_id="y"))]
+    assert len(resource.seen) == 2

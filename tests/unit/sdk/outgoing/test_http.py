@@ -9,11 +9,12 @@ import pytest
 
 from stepgrant.calls import HttpCalls, HttpRoute
 from stepgrant.dpop import ReplayCache, verify_proof
-from stepgrant.errors import Denied, MisuseError
+from stepgrant.errors import Denied, MisuseError, Revoked
 from stepgrant.grant import Binding
 from stepgrant.guard import task
 from stepgrant.outgoing.http import HttpAuth
 from stepgrant.testing import GrantRule
+from tests.kit.loop import interrupted
 
 MAIL = "https://mail.acme.org"
 CALLS = HttpCalls([HttpRoute("mail.send", "POST", "/outbox/{box}"), HttpRoute("mail.read", "GET", "/inbox")])
@@ -166,3 +167,86 @@ def test_inv_13_an_origin_is_https_unless_it_is_loopback_and_said_to_be_insecure
     with pytest.raises(MisuseError):
         HttpAuth(MAIL, origin, **options)
     HttpAuth(MAIL, "http://127.0.0.1:8000", insecure_http=True)
+
+
+class Overtaken(Wire):
+    """A resource that hears of the step's renewal before the call that is on its way."""
+
+    def __init__(self, answers=1):
+        super().__init__()
+        self.step, self.answers = None, answers
+
+    async def handle_async_request(self, request):
+        if len(self.sent) < self.answers:
+            self.renewing = asyncio.create_task(self.step.renew())
+            await asyncio.sleep(0)
+            self._answers.append(httpx.Response(401, headers={"stepgrant-refusal": "revoked"}))
+        return self.handle_request(request)
+
+
+async def test_a_call_that_its_renewal_overtook_is_made_again_under_the_newer_grant(gateway):
+    wire = Overtaken()
+    async with gateway.client(), task("Refund") as opened, client(wire) as http, opened.step("mail.send") as wire.step:
+        response = await http.post(MAIL + "/outbox/a", json={"to": "jo"})
+        newest = wire.step.grant.token
+    assert response.status_code == 200
+    first, second = (headers for _, headers in wire.sent)
+    assert (first["stepgrant-grant"] != newest, second["stepgrant-grant"]) == (True, newest)
+    assert first["dpop"] != second["dpop"]
+
+
+async def test_a_call_is_made_again_once_and_only_if_there_is_a_newer_grant(gateway):
+    refused = httpx.Response(401, headers={"stepgrant-refusal": "revoked"})
+    wire, overtaken = Wire(refused), Overtaken(answers=9)
+    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as overtaken.step:
+        async with client(wire) as http, client(overtaken) as other:
+            assert (await http.post(MAIL + "/outbox/a", json={})).status_code == 401
+            assert (await other.post(MAIL + "/outbox/a", json={})).status_code == 401
+    assert (len(wire.sent), len(overtaken.sent)) == (1, 2)
+
+
+async def test_inv_8_what_a_redirect_led_to_gets_no_second_request(gateway):
+    moved = httpx.Response(303, headers={"location": "https://evil.org/"})
+    wire = Wire(moved, httpx.Response(401, headers={"stepgrant-refusal": "revoked"}))
+    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as step:
+        async with client(wire, follow_redirects=True) as http:
+            renewing = asyncio.create_task(step.renew())
+            await http.post(MAIL + "/outbox/a", json={})
+            await renewing
+    assert len(wire.sent) == 2
+
+
+async def test_blocking_calls_that_their_renewal_overtook_are_made_again_too(gateway):
+    def send(step, loop):
+        class Late(Wire):
+            def handle_request(self, request):
+                if not self.sent:
+                    asyncio.run_coroutine_threadsafe(step.renew(), loop).result(5)
+                    self._answers.append(httpx.Response(401, headers={"stepgrant-refusal": "revoked"}))
+                return super().handle_request(request)
+
+        with httpx.Client(transport=Late(), auth=HttpAuth(MAIL, MAIL)) as http:
+            return http.post(MAIL + "/outbox/a", json={}).status_code
+
+    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as step:
+        assert await asyncio.to_thread(send, step, asyncio.get_running_loop()) == 200
+
+
+async def test_a_request_that_is_revoked_while_it_runs_raises_revoked(gateway):
+    class Slow(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            await gateway.revoke(gateway.declared[-1].step_id)
+            await interrupted()
+
+    async with gateway.client(), task("Refund"), client(Slow(), CALLS) as http:
+        with pytest.raises(Revoked, match="locked"):
+            await http.post(MAIL + "/outbox/a", json={})
+        assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_request_that_is_no_protected_call_goes_without_a_step(gateway):
+    wire = Wire()
+    async with gateway.client(), task("Refund"), client(wire, CALLS) as http:
+        await http.get(MAIL + "/health")
+    assert "stepgrant-grant" not in wire.sent[0][1]
+    assert gateway.declared == []
