@@ -26,6 +26,9 @@ MAX_REASON_CHARACTERS: Final = 1024
 MAX_REVOKED: Final = 1_000_000
 """Grants that died early and have not run out: 16,000 a second at the longest lifetime of a minute."""
 
+SUPERSEDED: Final = "superseded"
+"""`code` of a grant that a renewal took the place of; its step lives on."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

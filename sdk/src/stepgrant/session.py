@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -33,7 +33,7 @@ class Opening:
     """What a task is opened with. `parameters_json` is canonical JSON (RFC 8785)."""
 
     task_type: str
-    parameters_json: str
+    parameters_json: str = field(repr=False)
     purpose: str
 
 
@@ -44,7 +44,7 @@ class StepIntent:
     step_id: str
     parent_step_id: str
     tool: str
-    arguments_json: str
+    arguments_json: str = field(repr=False)
     purpose: str
     wanted_ttl: timedelta | None
 

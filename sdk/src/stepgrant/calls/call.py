@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stepgrant.errors import GrantRefusedError, InvalidIdError, MisuseError, RefusalCode
 from stepgrant.ids import parse_tool
@@ -14,7 +14,7 @@ class Call:
     """What a request asks for: a tool `server.name` and its arguments as strict JSON."""
 
     tool: str
-    arguments: dict[str, Json]
+    arguments: dict[str, Json] = field(repr=False)
 
 
 def registered_tool(tool: str, where: str) -> None:

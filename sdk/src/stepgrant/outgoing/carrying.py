@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepgrant.calls import Call
-from stepgrant.errors import IdentityUnavailableError
+from stepgrant.errors import MisuseError
 from stepgrant.grant import Binding
 from stepgrant.spiffe.source import IdentitySnapshot
 from stepgrant.step import CURRENT_STEP, Step
@@ -31,7 +31,7 @@ def step_for(call: Call) -> Step | None:
 def refuse_other_audience(step: Step, audience: str) -> None:
     """Raises when the grant that was given for a call is not for where the call goes."""
     if step.grant.audience != audience:
-        raise IdentityUnavailableError(
+        raise MisuseError(
             f"the gateway grants {step.tool} for {step.grant.audience}, and this goes to {audience}: "
             "call it where the catalog says that it is"
         )
@@ -40,6 +40,6 @@ def refuse_other_audience(step: Step, audience: str) -> None:
 def refuse_other_identity(step: Step, snapshot: IdentitySnapshot) -> None:
     """Raises when the grant is bound to another certificate than the one that the connection shows."""
     if step.grant.binding is Binding.MTLS and step.holder.identity.leaf_sha256 != snapshot.leaf_sha256:
-        raise IdentityUnavailableError(
+        raise MisuseError(
             "this channel was opened with another SVID than the task: open the channel inside the task that uses it"
         )

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 from stepgrant.calls import Call, HttpCalls
 from stepgrant.errors import GrantRefusedError, MisuseError, RefusalCode
@@ -28,6 +29,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 SCOPE_KEY: Final = "stepgrant.call"
 """Where the application finds the `VerifiedCall`."""
 POLICY_VIOLATION: Final = 1008
+METHOD_OVERRIDES: Final = ("x-http-method-override", "x-http-method", "x-method-override")
+"""Headers that frameworks let speak another method than the one that was verified."""
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?")
 
@@ -71,11 +74,11 @@ class GrantMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            path = _raw_path(scope)
+            path, headers = _raw_path(scope), list(scope["headers"])
+            _refuse_rewritten(scope, path, headers)
             if scope["method"] == "GET" and path in self._open:
                 await self._app(scope, receive, send)
                 return
-            headers = list(scope["headers"])
             token, proof = _one(headers, GRANT_METADATA_KEY), _one(headers, DPOP_HEADER)
             if token is None:
                 raise GrantRefusedError(
@@ -175,6 +178,16 @@ def _raw_path(scope: Scope) -> str:
     if not isinstance(raw, bytes):
         raise _malformed("the server does not hand over the path as it was sent (raw_path)")
     return _ascii(raw.partition(b"?")[0], "the path")
+
+
+def _refuse_rewritten(scope: Scope, path: str, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Raises when the application would be led elsewhere than to what is verified (INV-10)."""
+    served = scope["path"]
+    if unquote(path) not in {served, f"{scope.get('root_path', '')}{served}"}:
+        raise _malformed("its path was rewritten on the way to the guard, which must come first")
+    for name in METHOD_OVERRIDES:
+        if _one(headers, name) is not None:
+            raise _malformed(f"the header {name} asks for another method than the request's own")
 
 
 def _one(headers: Iterable[tuple[bytes, bytes]], name: str) -> str | None:

@@ -133,7 +133,7 @@ class Verifier:
             await self._redeem(verified)
             # The gateway was asked, and meanwhile the feed went on.
             now, monotonic = self._clock.now(), self._clock.monotonic()
-            self._feed.view.refuse_dead(verified.claims, verified.issuer_instance, now, monotonic)
+            self._feed.view.refuse_dead(verified.claims, verified.issuer_instance, now, monotonic, redeemed=True)
         return verified
 
     async def attest(self, verified: VerifiedCall, *, completed: bool, result_sha256: bytes | None = None) -> bool:

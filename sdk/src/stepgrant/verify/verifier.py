@@ -79,7 +79,7 @@ class VerifiedCall:
     """A call that a live grant covers. Handlers take tool and arguments from here and nowhere else (INV-10)."""
 
     tool: str
-    arguments: Mapping[str, Json]
+    arguments: Mapping[str, Json] = field(repr=False)
     target: str
     claims: GrantClaims
     issuer_instance: str
@@ -117,6 +117,7 @@ def verify_grant(
         raise GrantRefusedError(RefusalCode.GRANT_HEADER, "the grant's `kid` is not a key id.", _DECLARE)
     key = feed.key(kid, now)
     if key is None:
+        feed.view.refuse_lost()  # While the feed is away no key is known, and that is not the grant's fault.
         raise GrantRefusedError(RefusalCode.UNKNOWN_KEY, "no gateway vouches for the key of this grant.", _DECLARE)
     # 4. The signature.
     try:

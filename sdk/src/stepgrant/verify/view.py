@@ -16,6 +16,7 @@ from stepgrant.feed import (
     MAX_LIFTED,
     MAX_LOCKS,
     MAX_REVOKED,
+    SUPERSEDED,
     AnnouncedKey,
     CatalogSlice,
     FeedEvent,
@@ -106,15 +107,27 @@ class RevocationView:
             self.lose(str(error))
             raise
 
-    def refuse_dead(self, claims: GrantClaims, issuer: str, now: datetime, monotonic: timedelta) -> None:
+    def refuse_lost(self) -> None:
+        """Returns if the subscription is whole.
+
+        Raises:
+            GrantRefusedError: `feed_stale`: neither keys nor revocations are known now.
+        """
+        if self._lost is not None:
+            raise GrantRefusedError(RefusalCode.FEED_STALE, f"revocations are not known: {self._lost}.", _WAIT)
+
+    def refuse_dead(
+        self, claims: GrantClaims, issuer: str, now: datetime, monotonic: timedelta, *, redeemed: bool = False
+    ) -> None:
         """Returns if this view is fresh for the grant's `issuer` (a gateway instance) and knows nothing against the grant.
+
+        `redeemed`: the gateway has just let a use of it be taken. A renewal that came after does not undo that.
 
         Raises:
             GrantRefusedError: `feed_stale`, `revoked` or `locked`.
         """
         # 1. The subscription is whole.
-        if self._lost is not None:
-            raise GrantRefusedError(RefusalCode.FEED_STALE, f"revocations are not known: {self._lost}.", _WAIT)
+        self.refuse_lost()
         # 2. The issuer of this grant was heard within the tier's budget: by the gateway's time, which the monotonic clock
         #    carries on, and by the own clock, so that a feed that is held back from its start is noticed too.
         heard, budget = self._heard.get(issuer), FEED_AGE_ALLOWED[claims.tier]
@@ -123,7 +136,7 @@ class RevocationView:
             raise GrantRefusedError(RefusalCode.FEED_STALE, "the grant's issuer has not been heard of lately.", _WAIT)
         # 3. The grant has not died before its time.
         revoked = self._revoked.get(claims.grant_id)
-        if revoked is not None:
+        if revoked is not None and not (redeemed and revoked.code == SUPERSEDED):
             raise GrantRefusedError(
                 RefusalCode.REVOKED,
                 f"the grant is dead: {revoked.code} at {revoked.at.time().isoformat('milliseconds')}Z.",

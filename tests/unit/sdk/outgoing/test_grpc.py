@@ -9,7 +9,7 @@ import pytest
 
 from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client
-from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError, IdentityUnavailableError, MisuseError
+from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError, MisuseError
 from stepgrant.grant import Binding
 from stepgrant.guard import task
 from stepgrant.outgoing.grpc import channel
@@ -158,7 +158,7 @@ async def test_inv_8_a_grant_that_names_another_audience_than_the_channel_is_not
     gateway.grant("orders.get", GrantRule(audience="spiffe://test.stepgrant.test/other"))
     async with serving(gateway) as (resource, target), gateway.client(), task("Refund"):
         async with channel(ORDERS, target, calls=CALLS) as connection:
-            with pytest.raises(IdentityUnavailableError, match="this goes to"):
+            with pytest.raises(MisuseError, match="this goes to"):
                 await get(connection)(Message(step_id="x"))
     assert resource.seen == []
 
@@ -169,7 +169,7 @@ async def test_a_grant_bound_to_another_certificate_than_the_channels_is_not_sho
         async with channel(ORDERS, target, client=client) as connection:
             identity.become(gateway.authority.snapshot("agent/test"))
             async with task("Refund") as opened, opened.step("orders.get"):
-                with pytest.raises(IdentityUnavailableError, match="another SVID"):
+                with pytest.raises(MisuseError, match="another SVID"):
                     await get(connection)(Message(step_id="x"))
     assert resource.seen == []
 

@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -10,7 +11,7 @@ from stepgrant.dpop import make_proof
 from stepgrant.errors import MisuseError
 from stepgrant.grant import Binding
 from stepgrant.verify import current_call
-from stepgrant.verify.asgi import SCOPE_KEY, GrantMiddleware
+from stepgrant.verify.asgi import METHOD_OVERRIDES, SCOPE_KEY, GrantMiddleware
 from stepgrant.verify.peers import TlsPeers
 from stepgrant.verify.resource import Verifier
 from tests.kit.ca import FixedSource
@@ -81,7 +82,7 @@ class Web:
         whole = {
             "type": "http",
             "method": "POST",
-            "path": PATH,
+            "path": unquote((scope.get("raw_path") or PATH.encode()).partition(b"?")[0]),
             "raw_path": PATH.encode(),
             "query_string": b"",
             "headers": headers,
@@ -177,7 +178,7 @@ async def test_a_client_that_goes_away_is_not_served(web):
     async def send(message) -> None:
         sent.append(message["type"])
 
-    scope = {"type": "http", "method": "POST", "raw_path": PATH.encode(), "headers": web.headers()}
+    scope = {"type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "headers": web.headers()}
     await web.guarded(scope, receive, send)
     assert web.app.ran == []
 
@@ -190,7 +191,7 @@ async def test_a_stale_feed_is_unavailable_inv_11(web):
 
 async def test_open_paths_are_open_to_get_only():
     web = Web(open_paths=["/healthz"])
-    await web.request([], method="GET", raw_path=b"/healthz?x=1", path="/healthz")
+    await web.request([], method="GET", raw_path=b"/healthz?x=1")
     assert web.app.ran[0] == (BODY, None)
     web.app.ran.clear()
     assert (await web.refused([], raw_path=b"/healthz"))[1] == "grant_missing"
@@ -226,3 +227,23 @@ async def test_outcomes_are_attested_by_status_when_asked_for():
 def test_an_origin_that_is_none_is_misuse(web, origin):
     with pytest.raises(MisuseError):
         GrantMiddleware(web.app, verifier=web.guarded._verifier, calls=CALLS, origin=origin)
+
+
+async def test_a_path_that_was_rewritten_before_the_guard_is_refused_inv_10():
+    """INV-10: an application routes by `path`, the guard verifies `raw_path`; a rewriting middleware must not part them."""
+    web = Web(open_paths=["/healthz"])
+    assert await web.refused(web.headers(), path="/orders/ord_2/refund") == (400, "call_malformed")
+    assert await web.refused([], method="GET", raw_path=b"/healthz", path=PATH) == (400, "call_malformed")
+    start, _ = await web.request(web.headers(), root_path="/orders", path="/ord_1/refund")
+    assert start["status"] == 200
+
+
+@pytest.mark.parametrize("name", METHOD_OVERRIDES)
+async def test_a_method_beside_the_requests_own_is_refused_inv_10(web, name):
+    """INV-10: frameworks that heed these headers would run another handler than the one that was verified."""
+    assert await web.refused([*web.headers(), (name.title().encode(), b"DELETE")]) == (400, "call_malformed")
+
+
+async def test_a_refusal_names_its_code_in_a_header_too(web):
+    start, _ = await web.request([])
+    assert dict(start["headers"])[b"stepgrant-refusal"] == b"grant_missing"

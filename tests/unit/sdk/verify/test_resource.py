@@ -6,9 +6,11 @@ from datetime import timedelta
 import pytest
 
 from stepgrant.errors import GatewayUnavailableError, GrantRefusedError, MisuseError, RefusalCode
+from stepgrant.feed import SUPERSEDED
 from stepgrant.grant import Binding, Tier
 from stepgrant.ids import parse_ulid
 from stepgrant.selector import Selector
+from stepgrant.verify.feed import TrustedFeed
 from stepgrant.verify.peers import TlsPeers
 from stepgrant.verify.resource import LOOK_UP_AGAIN, Verifier
 from stepgrant.verify.upstream import Redemption
@@ -160,3 +162,29 @@ async def test_without_an_identity_it_refuses_and_says_so(guarded):
         token = guarded.gateway.mint()
         with pytest.raises(GrantRefusedError):
             await verifier.verify(token, REFUND, guarded.gateway.holder(token))
+
+
+async def test_a_renewal_does_not_undo_a_use_that_was_taken_just_before(guarded):
+    """Else the use would be lost: the caller is refused, and the newer grant has none left."""
+    ends = {"code": SUPERSEDED}
+
+    async def redeem(*_):
+        guarded.resource.hear(guarded.gateway.revoked(**ends))
+        return Redemption(accepted=True)
+
+    guarded.upstream.redeem = redeem
+    token = guarded.gateway.mint(uses=1)
+    assert (await guarded.verify(token)).claims.uses == 1
+    assert await guarded.refused(token) is RefusalCode.REVOKED
+
+
+async def test_before_the_first_feed_the_feed_is_blamed_and_not_the_grant_inv_11(guarded):
+    """INV-11: gateway away. `unknown_key` would have callers declare anew for ever."""
+    guarded.verifier._feed = TrustedFeed(frozenset({AUDIENCE}))
+    assert await guarded.refused(guarded.gateway.mint()) is RefusalCode.FEED_STALE
+    assert guarded.upstream.looked_up == 0
+
+
+async def test_no_argument_shows_in_what_is_printed_of_a_call(guarded):
+    verified = await guarded.verify(guarded.gateway.mint())
+    assert "40" not in repr(REFUND) + repr(verified).replace(repr(verified.claims), "")
