@@ -8,9 +8,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Final
 
-from stepgrant.errors import StepgrantError
 from stepgrant.grant import HEARTBEAT
-from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, InputStore, Journal, Timer
 
@@ -42,7 +40,7 @@ class Pulse:
         for beat in self._beats:
             try:
                 beat()
-            except (StepgrantError, GatewayError):
+            except Exception:  # noqa: BLE001 - one that fails must not stop the others
                 _log.exception("What the gateway does each second failed, and is tried again in a second.")
 
 

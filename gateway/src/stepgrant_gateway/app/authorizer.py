@@ -89,12 +89,13 @@ def facts(task: Task, now: datetime, *, without: str = "") -> TaskFacts:
 
 def decide_open(state: State, task: Task, now: datetime) -> Permitted | Rejected:
     """Whether the task may be opened."""
-    refused = locked(state, workload=task.workload, task_type=task.task_type.name, tool=None, target=None)
-    if refused is not None:
-        return Rejected(refused)
     budget = {name: state.book(task, name).spent(now, ("", "")) for name in state.policy.catalog.budgets}
     question = Question(facts(task, now), StepFacts(), None, budget, task.peer.method, now)
     verdict = state.policy.evaluate(question)
+    refused = locked(state, workload=task.workload, task_type=task.task_type.name, tool=None, target=None)
+    if refused is not None and not (isinstance(verdict, Refused) and verdict.code is DenialCode.NO_PERMIT):
+        # Who may not open this type does not learn that it is locked, nor why (invariant 12).
+        return Rejected(refused, question)
     return verdict if isinstance(verdict, Permitted) else Rejected(verdict, question)
 
 
@@ -176,6 +177,8 @@ def reconsider(state: State, task: Task, step: Step) -> Refused | None:
         return Refused(
             DenialCode.TOOL_CHANGED, "the catalog now says something else of this tool.", "declare it again."
         )
+    if call.envelope != step.call.envelope:
+        return Refused(DenialCode.TOOL_CHANGED, "the catalog now gives its children other bounds.", "declare it again.")
     refused = locked(
         state, workload=task.workload, task_type=task.task_type.name, tool=call.tool.name, target=call.target
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from stepgrant_gateway.core.ports import Clock, Timer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(order=True, slots=True)
@@ -60,5 +63,8 @@ class Deadlines:
         while self._heap and self._heap[0].when <= now:
             callback = heapq.heappop(self._heap).callback
             if callback is not None:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    logger.exception("what was due failed; the other deadlines go on")
         self._arm()

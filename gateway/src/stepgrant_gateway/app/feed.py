@@ -147,6 +147,8 @@ class Feed:
         """Tells everybody what the catalog says now; who may not hear it any more is cut off."""
         catalog = self._state.policy.catalog
         for subscription in self._subscriptions:
+            if subscription.over:
+                continue
             for audience in subscription.audiences:
                 known = catalog.audiences.get(audience)
                 if known is None or subscription.caller not in known.verifiers:

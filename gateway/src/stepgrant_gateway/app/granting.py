@@ -83,12 +83,15 @@ class Granting:
         step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None)
         step.first_answer = asyncio.get_running_loop().create_future()
         task.steps[declared.step_id] = step
+        first = step.first_answer
         try:
             answer = await self._answer(task, step, call, now, document)
-            step.first_answer.set_result(answer)
+            first.set_result(answer)
+            if isinstance(answer, StepGranted):
+                step.first_answer = None  # It holds the token, which must not stay longer than the step.
             return answer
         finally:
-            step.first_answer.cancel()
+            first.cancel()
 
     async def renew(self, task: Task, step_id: str) -> StepGranted | Denial:
         """A fresh grant of a live step by a fresh decision; the old one is dead once the new one is durable.
@@ -103,20 +106,26 @@ class Granting:
             return over(step)
         if step.renewing:
             return denial(limit("a renewal of this step is under way.", "wait for its answer."), "", step_id)
-        call, document = step.call, intent_document(task, step.declared, step.call)
+        # Prepared anew: the catalog may have changed in ways that let the step live (invariant 6).
+        call = self._prepare(task, step.declared)
+        if isinstance(call, Refused):
+            return await self._not_renewed(task, step, Rejected(call), None)
         decided = self._decide(task, step, call, self._clock.now())
         if isinstance(decided, Rejected):
-            refused = decided.refused
-            if refused.code not in RUNS_OUT:
-                self._endings.end_step(
-                    task, step, StepInput.REVOKE, code=refused.code.value, reason=refused.reason, by="gateway"
-                )
-            return await self._deny(task, step, decided, document, call, renewal=True)
+            return await self._not_renewed(task, step, decided, call)
         step.renewing = True
         try:
-            return await self._renew(task, step, call, decided, document)
+            return await self._renew(task, step, call, decided, intent_document(task, step.declared, call))
         finally:
             step.renewing = False
+
+    async def _not_renewed(self, task: Task, step: Step, rejected: Rejected, call: Call | None) -> Denial:
+        refused, document = rejected.refused, intent_document(task, step.declared, call)
+        if refused.code not in RUNS_OUT:
+            self._endings.end_step(
+                task, step, StepInput.REVOKE, code=refused.code.value, reason=refused.reason, by="gateway"
+            )
+        return await self._deny(task, step, rejected, document, call, renewal=True)
 
     def _prepare(self, task: Task, declared: DeclareStep) -> Call | Refused:
         policy = self._state.policy
@@ -148,7 +157,7 @@ class Granting:
     ) -> StepGranted | Denial:
         now = decided.question.now
         step.state, _ = advance(step.state, StepInput.GRANT)
-        step.call, step.question = call, decided.question
+        step.call, step.target, step.question = call, call.target, decided.question
         step.uses_left, step.ends_at = decided.terms.uses, now + STEP_MAX_AGE[decided.terms.tier]
         step.grant = grant = self._delivery.hold(task, step, call, decided)
         task.live[step.key[1]] = step
@@ -163,7 +172,7 @@ class Granting:
         try:
             await self._record(EventType.STEP_GRANTED, task, step, call, data, document, decided.question)
         except UnrecordedError:
-            return self._undelivered(task, step, call, grant)
+            return self._undelivered(task, step, call, grant, now)
         return self._delivery.deliver(task, step, call, grant)
 
     async def _renew(
@@ -182,12 +191,16 @@ class Granting:
         if not step.live:
             self._delivery.drop(new)
             return over(step)
+        if step.uses_left == 0:
+            # The last use was taken while this waited for the ledger.
+            self._delivery.drop(new)
+            return denial(USED_UP, new.decision_id, step.key[1])
         step.state, _ = advance(step.state, StepInput.RENEW)
         old.deadline.cancel()
-        step.grant, step.question = new, decided.question
-        answer = self._delivery.deliver(task, step, call, new)
+        step.grant, step.call, step.question = new, call, decided.question
+        # The old one first: if minting fails, nothing else would ever end it.
         self._endings.kill_grant(old, "superseded")
-        return answer
+        return self._delivery.deliver(task, step, call, new)
 
     def _bring(self, task: Task, step: Step, call: Call, now: datetime) -> None:
         """The labels of the tool are seen by every other step from now on, and may end live ones (invariant 7)."""
@@ -196,14 +209,14 @@ class Granting:
         for label in call.tool.labels:
             task.labels.setdefault(label, set()).add(step.key[1])
         if call.tool.labels:
-            self._state.remember(task, call.tool.labels, now)
+            self._state.remember(task.workload, task.instance_jkt, call.tool.labels, now)
         if fresh:
             self._endings.reconsider([task], cause="label", by="gateway", spare=step)
 
-    def _undelivered(self, task: Task, step: Step, call: Call, grant: LiveGrant) -> Denial:
+    def _undelivered(self, task: Task, step: Step, call: Call, grant: LiveGrant, now: datetime) -> Denial:
         """The decision is not on record: the step ends, and what it had reserved is given back."""
-        for name in call.deltas:
-            self._state.book(task, name).give_back(step.key)
+        for name in call.deltas.keys() & self._state.policy.catalog.budgets.keys():
+            self._state.book(task, name).give_back(Entry(now, step.key, call.deltas[name]))
         for label in call.tool.labels:
             task.labels[label].discard(step.key[1])
             if not task.labels[label]:
@@ -223,6 +236,7 @@ class Granting:
         if not renewal:
             step.state, _ = advance(step.state, StepInput.DENY)
             step.code, step.reason = refused.code.value, refused.reason
+            step.slim()
         data = {"tool": step.declared.tool, "renewal": renewal, **denied(refused, decision_id=decision_id)}
         try:
             await self._record(EventType.STEP_DENIED, task, step, call, data, document, rejected.question)
@@ -249,7 +263,8 @@ class Granting:
         }
         context = {"context": context_document(question)} if question is not None else {}
         # What does not fit the tool's schema could be anything, so its values are kept as keyed digests only.
-        unknown = frozenset(step.declared.arguments) if call is None else call.sensitive
+        arguments = document["arguments"]
+        unknown = call.sensitive if call is not None else frozenset(arguments if isinstance(arguments, dict) else ())
         now = question.now if question is not None else self._clock.now()
         event = Event(kind, now, whole, {**document, **context}, task.parameters.sensitive | unknown)
         await self._journal.record(event).durable()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
 from stepgrant.grant import LEEWAY
@@ -16,7 +17,7 @@ from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, OVERLOADED, UNRECORDED, denial
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import LONGEST_MEMORY, MAX_LABEL_MEMORY, MAX_TASKS, State, Task
+from stepgrant_gateway.app.state import MAX_LATE_REPORTS, MAX_TASKS, State, Task
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
     OpenTask,
@@ -34,7 +35,11 @@ from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal
 from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.recorded import MAX_RECORDED_TEXT
 from stepgrant_gateway.core.steps import StepInput
+
+TIDY_EVERY: Final = 1024
+"""Openings after which what no decision can need any more is dropped from memory."""
 
 
 class TaskLease:
@@ -82,6 +87,9 @@ class TaskLease:
         if step is None:
             raise ProtocolError(f"step {request.step_id} was not declared in this task")
         if not step.live:
+            step.late_reports += 1
+            if step.late_reports > MAX_LATE_REPORTS:
+                return StepSettled(request.step_id, step.state.value, late=True)
             self._journal.record_end(
                 Event(
                     EventType.STEP_LATE_OUTCOME,
@@ -142,6 +150,7 @@ class Tasks:
         self._granting = granting
         self._endings = endings
         self._deadlines = deadlines
+        self._prepared = 0
 
     async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
         """The lease on a new task, once its opening is durable, or why not. `push` takes what the agent did not ask for."""
@@ -187,6 +196,7 @@ class Tasks:
                 prepared, StepInput.ABANDON, code="stream_lost", reason="the stream ended while opening.", by="gateway"
             )
             raise
+        self._state.latest = max(now, self._state.latest or now)
         self._expire(prepared)
         return TaskLease(
             prepared,
@@ -229,8 +239,9 @@ class Tasks:
         self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None], parameters: Parameters
     ) -> Task:
         task_type = self._state.policy.catalog.task_types[request.task_type]
-        if len(self._state.memory) > MAX_LABEL_MEMORY:
-            self._state.forget_labels(now - LONGEST_MEMORY)
+        self._prepared += 1
+        if self._prepared % TIDY_EVERY == 0:
+            self._state.tidy(now)
         remembered = self._state.remembered(task_type, str(peer.spiffe_id), request.instance_jkt, now)
         return Task(
             task_id=ulid(now, self._entropy(ULID_RANDOM_BYTES)),
@@ -276,8 +287,8 @@ class Tasks:
                 "workload": str(peer.spiffe_id),
                 "peer_method": peer.method,
                 "code": refused.code.value,
-                "reason": refused.reason,
-                "argument": refused.argument,
+                "reason": refused.reason[:MAX_RECORDED_TEXT],
+                "argument": refused.argument[:MAX_RECORDED_TEXT],
                 "policies": [
                     {"id": place.policy_id, "file": place.file, "line": place.line} for place in refused.places
                 ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -13,6 +14,7 @@ from stepgrant.selector import Selector, matches
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
+from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.budgets import Book
 from stepgrant_gateway.core.errors import Finding, NotAllowedError, NotFoundError, PolicyRefusedError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
@@ -22,6 +24,9 @@ from stepgrant_gateway.core.revocation import LiftedLock, Lock
 from stepgrant_gateway.core.steps import StepInput
 from stepgrant_gateway.core.views import StepView, TaskView
 
+MAX_RECORDED_FINDINGS: Final = 32
+MAX_RECORDED_FINDING: Final = 256
+"""Findings of a refused set that are recorded, and characters of each: a record has a bound, a broken directory none."""
 LONGEST_GRANT: Final[timedelta] = max(TTL_CAP[tier] for tier in Tier)
 
 
@@ -60,6 +65,7 @@ class Operating:
         self._endings = endings
         self._source = source
         self._reloading = asyncio.Lock()
+        self._undertakings = Undertakings()
 
     def tasks(self) -> list[TaskView]:
         """Open tasks, oldest first."""
@@ -93,9 +99,7 @@ class Operating:
         self._state.locks[lock.lock_id] = lock
         self._state.revision += 1
         self._feed.publish(lock)
-        receipt = self._journal.record_end(
-            Event(EventType.LOCK_SET, now, {**_described(lock), "reason": reason, "by": by})
-        )
+        receipt = self._journal.record_end(self._locked(lock))
         ended = sum(self._lock_out(task, lock) for task in list(self._state.tasks.values()))
         try:
             await receipt.durable()
@@ -113,10 +117,18 @@ class Operating:
         lock = self._state.locks.get(lock_id)
         if lock is None:
             raise NotFoundError(f"no lock {lock_id} is in force")
-        now = self._clock.now()
-        await self._journal.record(
-            Event(EventType.LOCK_LIFTED, now, {**_described(lock), "reason": reason, "by": by})
-        ).durable()
+        return await self._undertakings.finish(self._lift(lock, reason, by))
+
+    async def _lift(self, lock: Lock, reason: str, by: str) -> Lock:
+        lock_id = lock.lock_id
+        lifting = Event(EventType.LOCK_LIFTED, self._clock.now(), {**_described(lock), "reason": reason, "by": by})
+        try:
+            await self._journal.record(lifting).durable()
+        except UnrecordedError:
+            if lock_id in self._state.locks:
+                # The record may become durable after all, and the next start would then not know of the lock.
+                self._journal.record_end(self._locked(lock))
+            raise
         if self._state.locks.pop(lock_id, None) is not None:
             # While it was in force nothing that matches was issued: what must stay dead is older than the lock itself.
             since = lock.issued_at
@@ -128,6 +140,9 @@ class Operating:
 
     async def reload_policy(self, by: str) -> Reloaded:
         """Loads the directory anew and swaps the set whole; a broken one is refused and the running one stays."""
+        return await self._undertakings.finish(self._reload(by))
+
+    async def _reload(self, by: str) -> Reloaded:
         async with self._reloading:
             try:
                 policy = await asyncio.get_running_loop().run_in_executor(None, self._source.load)
@@ -135,7 +150,8 @@ class Operating:
                 refused = {
                     "by": by,
                     "policy": self._state.policy.digest,
-                    "findings": [str(item) for item in error.findings],
+                    "findings": _recorded(error.findings),
+                    "found": len(error.findings),
                 }
                 self._journal.record_end(Event(EventType.POLICY_REFUSED, self._clock.now(), refused))
                 return Reloaded(False, self._state.policy.digest, error.findings, 0, 0)
@@ -152,6 +168,10 @@ class Operating:
         """The event of a set that becomes the active one."""
         data = {"policy": policy.digest, "by": by, "cases": policy.case_count}
         return Event(EventType.POLICY_ACTIVATED, self._clock.now(), data)
+
+    def _locked(self, lock: Lock) -> Event:
+        data = {**_described(lock), "reason": lock.reason, "by": lock.issued_by}
+        return Event(EventType.LOCK_SET, self._clock.now(), data)
 
     def _activate(self, policy: PolicySet, by: str) -> int:
         self._state.policy = policy
@@ -190,6 +210,12 @@ def _rewindow(policy: PolicySet, name: str, book: Book) -> None:
         book.window = budget.window
 
 
+def _recorded(findings: Sequence[Finding]) -> list[str]:
+    """Findings as the ledger takes them: what it cannot take closes it, and names of files may hold anything."""
+    texts = (str(finding).encode("utf-8", "replace").decode("utf-8") for finding in findings[:MAX_RECORDED_FINDINGS])
+    return [text[:MAX_RECORDED_FINDING] for text in texts]
+
+
 def _described(lock: Lock) -> dict[str, object]:
     selector = lock.selector
     return {
@@ -214,7 +240,7 @@ def _step_view(step: Step) -> StepView:
     return StepView(
         step_id=step.key[1],
         tool=step.declared.tool,
-        target=step.call.target if step.call is not None else "",
+        target=step.target,
         state=step.state.value,
         reason=step.reason or step.code,
         declared_at=step.declared_at,

@@ -7,10 +7,11 @@ from typing import Final
 
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.state import State, Step
+from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.boundary import Outcome, Redeemed
 from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Journal
+from stepgrant_gateway.core.ports import Clock, Journal, Receipt
 
 MAX_REDEMPTIONS: Final = 10_000
 """Redemption ids remembered for one step, so that the same id gets the same answer."""
@@ -26,6 +27,7 @@ class Redeeming:
         self._clock = clock
         self._journal = journal
         self._feed = feed
+        self._undertakings = Undertakings()
 
     async def redeem(self, caller: str, audience: str, grant_id: str, redemption_id: str) -> Redeemed:
         """Whether the use is taken; durable before this returns. The same redemption id gets the same answer.
@@ -46,9 +48,6 @@ class Redeeming:
             return refused
         if step.uses_left is not None:
             step.uses_left -= 1
-        remaining = step.uses_left or 0
-        answer: asyncio.Future[Redeemed] = asyncio.get_running_loop().create_future()
-        step.redemptions[redemption_id] = answer
         event = Event(
             EventType.GRANT_REDEEMED,
             self._clock.now(),
@@ -63,20 +62,24 @@ class Redeeming:
             },
         )
         receipt = self._journal.record(event)
+        # Whoever asks again under this id waits for the same answer, so it must come even if the first one hangs up.
+        taking = self._undertakings.begin(self._take(step, redemption_id, receipt, step.uses_left or 0))
+        step.redemptions[redemption_id] = taking
+        return await asyncio.shield(taking)
+
+    async def _take(self, step: Step, redemption_id: str, receipt: Receipt, remaining: int) -> Redeemed:
         try:
-            await asyncio.shield(asyncio.ensure_future(receipt.durable()))
-        except UnrecordedError as error:
+            await receipt.durable()
+        except UnrecordedError:
             # Not on record, so not taken: the resource has not acted, and may try again.
             if step.uses_left is not None:
                 step.uses_left += 1
             del step.redemptions[redemption_id]
-            answer.set_exception(error)
-            answer.exception()
             raise
+        if not step.live:
+            return Redeemed(False, 0, "revoked", _ended(step))
         self._witness(step)
-        redeemed = Redeemed(True, remaining) if step.live else Redeemed(False, 0, "revoked", _ended(step))
-        answer.set_result(redeemed)
-        return redeemed
+        return Redeemed(True, remaining)
 
     async def attest(
         self, caller: str, audience: str, grant_id: str, outcome: Outcome, result_sha256: bytes | None
@@ -92,6 +95,11 @@ class Redeeming:
         step = self._state.grants.get(grant_id)
         if step is None or step.grant is None or step.grant.audience != audience:
             raise NotFoundError(_UNKNOWN.reason)
+        return await self._undertakings.finish(self._attest(step, caller, grant_id, outcome, result_sha256))
+
+    async def _attest(
+        self, step: Step, caller: str, grant_id: str, outcome: Outcome, result_sha256: bytes | None
+    ) -> bool:
         late = not step.live
         event = Event(
             EventType.STEP_ATTESTED,

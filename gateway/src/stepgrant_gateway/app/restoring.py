@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from stepgrant_gateway.app.state import State, memory_key
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.budgets import Book, Entry
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
@@ -22,8 +22,10 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
         book.reserve(Entry(spent.at, spent.step, spent.amount))
         book.settle(spent.step)
     for brought in history.labels:
-        for key in (brought.workload, memory_key(brought.workload, brought.instance_jkt)):
-            state.memory.setdefault(key, {})[brought.label] = brought.at
+        state.remember(brought.workload, brought.instance_jkt, [brought.label], brought.at)
+    for task, (workload, jkt) in history.open_tasks.items():
+        # Open until now, so what its labels tell of reaches to now.
+        state.remember(workload, jkt, history.task_labels.get(task, ()), now)
     reason = "the gateway that held it is gone."
     ended = [
         Event(

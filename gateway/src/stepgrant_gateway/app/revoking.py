@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
+from stepgrant.errors import DenialCode
 from stepgrant.grant import LEEWAY
 from stepgrant_gateway.app.authorizer import reconsider
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
 from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
+from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Journal
 from stepgrant_gateway.core.revocation import RevokedGrant
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
+
+logger = logging.getLogger(__name__)
 
 
 class Endings:
@@ -49,6 +54,7 @@ class Endings:
         self.kill_grant(grant, code)
         for name in self._state.policy.catalog.budgets:
             self._state.book(task, name).settle(step.key)
+        step.slim()
         self._journal.record_end(
             Event(
                 EventType.STEP_ENDED,
@@ -79,14 +85,15 @@ class Endings:
         if not task.open:
             return
         task.open = False
-        for step in list(task.live.values()):
+        # Children were declared after their parents: each ends for the task's reason, not for its parent's.
+        for step in reversed(list(task.live.values())):
             if step.live:
                 self.end_step(task, step, how, code=code, reason=reason, by=by)
         for deadline in task.deadlines:
             deadline.cancel()
         now = self._clock.now()
         if task.labels:
-            self._state.remember(task, task.labels, now)
+            self._state.remember(task.workload, task.instance_jkt, task.labels, now)
         self._state.tasks.pop(task.task_id, None)
         self._journal.record_end(
             Event(EventType.TASK_CLOSED, now, {"task": task.task_id, "code": code, "reason": reason, "by": by})
@@ -100,12 +107,22 @@ class Endings:
             for step in list(task.live.values()):
                 if step is spare or not step.live:
                     continue
-                refused = reconsider(self._state, task, step)
+                refused = self._refused_now(task, step)
                 if refused is not None:
                     before = len(task.live)
                     self.end_step(task, step, StepInput.REVOKE, code=cause, reason=refused.reason, by=by)
                     ended += before - len(task.live)
         return ended
 
+    def _refused_now(self, task: Task, step: Step) -> Refused | None:
+        try:
+            return reconsider(self._state, task, step)
+        except Exception:
+            # Every other step must be looked at all the same, and this one cannot be shown to be permitted.
+            logger.exception("a live step could not be looked at anew; it ends")
+            return Refused(DenialCode.POLICY_ERROR, "the policy could not be evaluated anew.", "declare another step.")
+
     def _forget(self, grant_id: str) -> None:
-        self._state.grants.pop(grant_id, None)
+        step = self._state.grants.pop(grant_id, None)
+        if step is not None and not step.live:
+            step.redemptions.clear()

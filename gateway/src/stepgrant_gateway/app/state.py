@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -30,8 +30,10 @@ MAX_STEP_DEPTH: Final = 8
 """Depth of nested steps; 1 = no children."""
 MAX_LOCKS: Final = 1024
 """Locks in force at once; each is matched at every decision."""
-MAX_LABEL_MEMORY: Final = 100_000
-"""Instances and workloads whose labels are remembered."""
+MAX_LATE_REPORTS: Final = 3
+"""Reports of one ended step that are recorded: ends are never dropped, so their number must have an end."""
+MAX_INSTANCES: Final = 1024
+"""Instances of one workload whose labels are remembered apart; any further one counts as the whole workload."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Step:
     depth: int
     parent: Step | None
     call: Call | None = None
+    target: str = ""
     envelope: Envelope | None = None
     question: Question | None = None
     grant: LiveGrant | None = None
@@ -70,6 +73,7 @@ class Step:
     code: str = ""
     first_answer: asyncio.Future[StepGranted | Denial] | None = None
     renewing: bool = False
+    late_reports: int = 0
     redemptions: dict[str, asyncio.Future[Redeemed]] = field(default_factory=dict)
 
     @property
@@ -87,6 +91,13 @@ class Step:
         if self.grant is None:
             raise InvalidTransitionError(f"a step that is {self.state.value} holds no grant")
         return self.grant
+
+    def slim(self) -> None:
+        """Lets go of all that only a live step needs; what stays is small, so that a task may have MAX_STEPS of them."""
+        self.declared = replace(self.declared, arguments={}, purpose="", envelope=None)
+        self.call = self.envelope = self.question = None
+        if self.grant is not None:
+            self.grant.answer = None
 
     def ancestors(self) -> Iterable[Step]:
         """Parent, its parent, and so on."""
@@ -142,6 +153,7 @@ class State:
     lifted: list[LiftedLock] = field(default_factory=list)
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
     memory: dict[str, dict[str, datetime]] = field(default_factory=dict)
+    instances: dict[str, dict[bytes, dict[str, datetime]]] = field(default_factory=dict)
     draining: bool = False
     latest: datetime | None = None
 
@@ -152,38 +164,53 @@ class State:
             return task.books.setdefault(name, Book(budget.window))
         return self.books.setdefault((name, task.workload), Book(budget.window))
 
-    def remember(self, task: Task, labels: Iterable[str], at: datetime) -> None:
+    def remember(self, workload: str, instance_jkt: bytes, labels: Iterable[str], at: datetime) -> None:
         """Keeps labels for later tasks of the same instance and of the same workload."""
-        for key in (task.workload, memory_key(task.workload, task.instance_jkt)):
-            remembered = self.memory.setdefault(key, {})
-            for label in labels:
-                remembered[label] = at
+        instances = self.instances.setdefault(workload, {})
+        if instance_jkt not in instances and len(instances) >= MAX_INSTANCES:
+            self._forget_instances(workload, at - LONGEST_MEMORY)
+            instances = self.instances[workload]
+        places = [self.memory.setdefault(workload, {})]
+        if instance_jkt in instances or len(instances) < MAX_INSTANCES:
+            places.append(instances.setdefault(instance_jkt, {}))
+        for remembered in places:
+            remembered.update((label, max(at, remembered.get(label, at))) for label in labels)
 
     def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:
         """The labels that a new task of this type starts with (design 3, `label_memory`)."""
         if task_type.memory_window is None:
             return frozenset()
-        key = workload if task_type.memory_scope == "workload" else memory_key(workload, instance_jkt)
+        instances = self.instances.get(workload, {})
+        # An instance that did not fit may have brought anything that its workload has.
+        apart = task_type.memory_scope == "instance" and (instance_jkt in instances or len(instances) < MAX_INSTANCES)
+        memory = instances.get(instance_jkt, {}) if apart else self.memory.get(workload, {})
         since = now - task_type.memory_window
-        labels = {label for label, at in self.memory.get(key, {}).items() if at > since}
+        labels = {label for label, at in memory.items() if at > since}
         for task in self.tasks.values():
-            if key in {task.workload, memory_key(task.workload, task.instance_jkt)}:
+            if task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
                 labels |= task.labels.keys()
         return frozenset(labels)
 
-    def forget_labels(self, before: datetime) -> None:
-        """Drops what no window reaches any more."""
-        for key in list(self.memory):
-            kept = {label: at for label, at in self.memory[key].items() if at > before}
-            if kept:
-                self.memory[key] = kept
-            else:
-                del self.memory[key]
+    def tidy(self, now: datetime) -> None:
+        """Drops labels that no window reaches any more, and books that say nothing."""
+        before = now - LONGEST_MEMORY
+        for workload in list(self.memory):
+            self._forget_instances(workload, before)
+            self.memory[workload] = _since(self.memory[workload], before)
+            if not self.memory[workload] and not self.instances.get(workload):
+                del self.memory[workload]
+                self.instances.pop(workload, None)
+        for key, book in list(self.books.items()):
+            if book.is_empty(now):
+                del self.books[key]
+
+    def _forget_instances(self, workload: str, before: datetime) -> None:
+        kept = {jkt: _since(labels, before) for jkt, labels in self.instances.get(workload, {}).items()}
+        self.instances[workload] = {jkt: labels for jkt, labels in kept.items() if labels}
 
 
-def memory_key(workload: str, instance_jkt: bytes) -> str:
-    """The key of an instance's label memory."""
-    return f"{workload}#{instance_jkt.hex()}"
+def _since(labels: dict[str, datetime], before: datetime) -> dict[str, datetime]:
+    return {label: at for label, at in labels.items() if at > before}
 
 
 LONGEST_MEMORY: Final = timedelta(days=30)

@@ -44,10 +44,14 @@ class Book:
         if self.window is not None:
             self._entries.append(entry)
 
-    def give_back(self, step: StepKey) -> None:
-        """Forgets what the step had reserved: its grant was never delivered."""
-        self.total -= self._live.pop(step, Decimal(0))
-        self._entries = deque(entry for entry in self._entries if entry.step != step)
+    def give_back(self, entry: Entry) -> None:
+        """Forgets what was reserved, also of a step that has ended meanwhile: its grant was never delivered."""
+        self._live.pop(entry.step, None)
+        if self.window is None:
+            self.total -= entry.amount
+        elif entry in self._entries:
+            self._entries.remove(entry)
+            self.total -= entry.amount
 
     def settle(self, step: StepKey) -> None:
         """The step has ended: what it reserved stays spent."""

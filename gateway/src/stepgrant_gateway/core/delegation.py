@@ -84,13 +84,16 @@ def admits(constraint: Constraint, value: Json) -> bool:
         case Exact(wanted):
             return _same(wanted, value)
         case OneOf(values):
-            return any(_same(item, value) for item in values)
+            return canonical(value) in _forms(values)
         case AtMost(bound):
             return isinstance(value, Decimal) and value <= bound
         case Prefix(prefix):
             return isinstance(value, str) and _under(prefix, value)
         case SubsetOf(values):
-            return isinstance(value, list) and all(any(_same(item, one) for item in values) for one in value)
+            if not isinstance(value, list):
+                return False
+            forms = _forms(values)
+            return all(canonical(one) in forms for one in value)
 
 
 def contains(outer: Envelope, inner: Envelope) -> bool:
@@ -114,6 +117,8 @@ def _within(outer: Constraint, inner: Constraint) -> bool:
             return True
         case _, Exact(value):
             return admits(outer, value)
+        case OneOf(wider), OneOf(values):
+            return bool(values) and _forms(values) <= _forms(wider)
         case _, OneOf(values):
             return bool(values) and all(admits(outer, value) for value in values)
         case AtMost(bound), AtMost(tighter):
@@ -131,6 +136,11 @@ def _under(prefix: str, text: str) -> bool:
     if "." in segments or ".." in segments:
         return False
     return text == prefix or text.startswith(prefix.rstrip("/") + "/")
+
+
+def _forms(values: tuple[Json, ...]) -> frozenset[bytes]:
+    """Each value in its one canonical form: looked up, since comparing each with each takes seconds at the bounds."""
+    return frozenset(canonical(item) for item in values)
 
 
 def _same(left: Json, right: Json) -> bool:

@@ -42,6 +42,7 @@ class History:
     spent: list[Spent] = field(default_factory=list)
     labels: list[Brought] = field(default_factory=list)
     open_tasks: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    task_labels: dict[str, set[str]] = field(default_factory=dict)
     live_steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     latest: datetime | None = None
 
@@ -65,12 +66,17 @@ def _apply(history: History, event: Event) -> None:
             history.locks.pop(data["lock"], None)
         case EventType.TASK_OPENED:
             history.open_tasks[data["task"]] = (data["workload"], bytes.fromhex(data["instance_jkt"]))
+            history.task_labels[data["task"]] = set(data["labels"])
         case EventType.TASK_CLOSED:
-            history.open_tasks.pop(data["task"], None)
+            workload, jkt = history.open_tasks.pop(data["task"], ("", b""))
+            # A task has its labels to its end, those included that it began with.
+            labels = history.task_labels.pop(data["task"], ())
+            history.labels.extend(Brought(label, workload, jkt, event.at) for label in sorted(labels))
         case EventType.STEP_GRANTED:
             workload, jkt = history.open_tasks.get(data["task"], ("", b""))
             key = (data["task"], data["step"])
             history.live_steps[key] = dict(data)
+            history.task_labels.setdefault(data["task"], set()).update(data["labels"])
             history.labels.extend(Brought(label, workload, jkt, event.at) for label in data["labels"])
             history.spent.extend(
                 Spent(name, workload, event.at, Decimal(amount), key) for name, amount in data["deltas"].items()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from stepgrant_gateway.core.decision import Call, PolicyPlace, Refused
 from stepgrant_gateway.core.grants import Lifetime, Terms
+
+MAX_RECORDED_TEXT: Final = 1024
+"""Characters of a reason or of an argument's name: what does not fit into a record would be a denial without one."""
 
 
 def milliseconds(at: datetime) -> int:
@@ -41,8 +44,8 @@ def denied(refused: Refused, *, decision_id: str) -> dict[str, Any]:
     return {
         "decision": decision_id,
         "code": refused.code.value,
-        "reason": refused.reason,
-        "argument": refused.argument,
+        "reason": refused.reason[:MAX_RECORDED_TEXT],
+        "argument": refused.argument[:MAX_RECORDED_TEXT],
         "policies": places(refused.places),
         "errors": list(refused.errors),
     }

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Final
 
 from stepgrant.errors import InvalidInputError
 from stepgrant_gateway.core.ports import Clock, Timer
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Caller, Evidence
+
+_log = logging.getLogger(__name__)
+
+DRAINING: Final = "draining"
+"""The code that calls end with at a drain; what waits for them is said first."""
 
 OnLost = Callable[[str, str], None]
 """Called once with a stable code and a reason, when the call must end."""
@@ -69,6 +76,10 @@ class LiveCalls:
             except InvalidInputError as error:
                 lost += 1
                 self._lose(key, "identity_lost", f"the SVID of this stream does not verify any more: {error}")
+            except Exception:  # noqa: BLE001 - every other stream must be looked at all the same
+                _log.exception("An SVID could not be verified again; its stream ends.")
+                lost += 1
+                self._lose(key, "identity_lost", "the SVID of this stream could not be verified again")
             else:
                 if peer.spiffe_id != call.caller.peer.spiffe_id:
                     lost += 1
@@ -78,7 +89,7 @@ class LiveCalls:
     def drain(self) -> None:
         """Ends all: the gateway stops."""
         for key in list(self._calls):
-            self._lose(key, "draining", "this gateway stops; open the task again at another or when it is back")
+            self._lose(key, DRAINING, "this gateway stops; open the task again at another or when it is back")
 
     def _expire(self, key: int) -> None:
         self._lose(key, "identity_expired", "the SVID that this stream came with has expired; open the task again")

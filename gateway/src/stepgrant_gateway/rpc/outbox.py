@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.rpc.limits import MAX_OUTBOX
@@ -13,7 +14,9 @@ from stepgrant_gateway.rpc.status import OverloadedError
 class Outbox:
     """Filled without waiting by whoever has something to say; emptied by the one writer of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_failure: Callable[[], None] | None = None) -> None:
+        """`on_failure` is called soon after a failure, also while the writer is stuck with an agent that does not read."""
+        self._on_failure = on_failure
         self._messages: deque[agent_pb2.GatewayMessage] = deque()
         self._wake = asyncio.Event()
         self._ended = False
@@ -48,6 +51,9 @@ class Outbox:
             self._failure = error
             self._ended = True
             self._wake.set()
+            if self._on_failure is not None:
+                # Soon, not now: whoever fills the outbox may be in the middle of ending a step.
+                asyncio.get_running_loop().call_soon(self._on_failure)
 
     async def next(self) -> agent_pb2.GatewayMessage | None:
         """The next message, or None at the end.

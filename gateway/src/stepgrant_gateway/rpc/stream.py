@@ -91,7 +91,7 @@ class TaskStream:
     """Reads the agent's messages in order, lets the application handle them at once, and queues the answers."""
 
     def __init__(self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes) -> None:
-        self.outbox = Outbox()
+        self.outbox = Outbox(lambda: self.end(STREAM_LOST, "the gateway ended the stream on an error"))
         self._caller = caller
         self._tasks = tasks
         self._speaker = speaker

@@ -15,7 +15,7 @@ from stepgrant_gateway.core.boundary import Outcome, Redeemed
 from stepgrant_gateway.core.revocation import FeedEvent
 from stepgrant_gateway.rpc.caller import current_caller
 from stepgrant_gateway.rpc.limits import MAX_AUDIENCES, MAX_ID, MAX_TEXT
-from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.live import DRAINING, LiveCalls
 from stepgrant_gateway.rpc.status import CallLostError, abort
 from stepgrant_gateway.rpc.wire import bounded, digest_field, outcome_field, ulid_field
 from stepgrant_gateway.rpc.wire_feed import watch_event
@@ -113,6 +113,8 @@ class VerifierService(verifier_pb2_grpc.GrantVerifierServicer):
         with contextlib.closing(subscription):
             try:
                 async for event in subscription:
+                    if lost and lost[0].lost != DRAINING:
+                        break
                     await context.write(watch_event(event))
                 if lost:
                     raise lost[0]

@@ -74,8 +74,10 @@ class SigningKeys:
             retire_at=retire_at,
             not_after=retire_at + KEY_OVERLAP,
         )
+        announced = self._announce(key)
+        # Only now: while there is no SVID, every try would leave a key behind, and verifiers take a bounded number.
         self._keys[kid] = key
-        return self._announce(key)
+        return announced
 
     def activate(self, kid: str) -> None:
         """From now on the prepared key signs; the one before stays announced until its `not_after`."""
