@@ -29,19 +29,22 @@ def matching(*policies: str) -> list[int]:
 
 
 def test_a_request_is_in_all_that_its_entities_are_in():
-    assert Lineage(
-        ("orders.get", "read", "orders.*"),
-        "Task::Refund",
-        frozenset(
-            {
-                Entity("Task::Refund", "t"),
-                Entity("TaskGroup", "support"),
-                Entity("Workload", "spiffe://a/agent"),
-                Entity("Workload", "spiffe://a/agent/support"),
-            }
-        ),
-        frozenset({Entity("Target", "pg://orders/1"), Entity("TargetGroup", "orders")}),
-    ) == LINEAGE
+    assert (
+        Lineage(
+            ("orders.get", "read", "orders.*"),
+            "Task::Refund",
+            frozenset(
+                {
+                    Entity("Task::Refund", "t"),
+                    Entity("TaskGroup", "support"),
+                    Entity("Workload", "spiffe://a/agent"),
+                    Entity("Workload", "spiffe://a/agent/support"),
+                }
+            ),
+            frozenset({Entity("Target", "pg://orders/1"), Entity("TargetGroup", "orders")}),
+        )
+        == LINEAGE
+    )
 
 
 @pytest.mark.parametrize(
