@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from stepgrant.grant import CHECKPOINT_TAG
-from stepgrant.ids import ulid_bytes
+from stepgrant import feed
 from stepgrant_gateway.core.errors import LedgerBrokenError
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.ledger import (
@@ -157,8 +156,8 @@ def link_data(heads: Iterable[ChainHead]) -> list[dict[str, Any]]:
 
 
 def checkpoint_message(head: ChainHead) -> bytes:
-    """What a checkpoint's signature is over: tag, instance (16 bytes), sequence (u64, big-endian), hash (verifier.proto)."""
-    return CHECKPOINT_TAG + ulid_bytes(head.instance_id) + head.sequence.to_bytes(8, "big") + head.hash
+    """What the signature of this head's checkpoint is over."""
+    return feed.checkpoint_message(head.instance_id, head.sequence, head.hash)
 
 
 def verify_checkpoint(checkpoint: Checkpoint, check: SignatureCheck) -> Witness:

@@ -1,12 +1,29 @@
-"""What the feed says: keys, catalog slices, grants that died early, locks, and that the issuer is alive."""
+"""What the feed says: keys, catalog slices, grants that died early, locks, and that the issuer is alive.
+
+What both sides know alike is `stepgrant.feed`'s; here stands what only the gateway knows more of.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from stepgrant.grant import Binding
+from stepgrant.feed import AnnouncedKey, CatalogSlice, Checkpoint, Heartbeat, LiftedLock, ToolSlice
 from stepgrant.selector import Selector
+
+__all__ = [
+    "AnnouncedKey",
+    "CatalogSlice",
+    "Checkpoint",
+    "FeedEvent",
+    "FeedItem",
+    "Heartbeat",
+    "LiftedLock",
+    "Lock",
+    "RevokedGrant",
+    "Snapshot",
+    "ToolSlice",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,66 +46,6 @@ class Lock:
     reason: str
     issued_at: datetime
     issued_by: str
-
-
-@dataclass(frozen=True, slots=True)
-class LiftedLock:
-    """A lock that is no more; grants issued at or before `refuse_issued_until` stay refused until `forget_at`."""
-
-    lock_id: str
-    selector: Selector
-    refuse_issued_until: datetime
-    forget_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class AnnouncedKey:
-    """A grant-signing key vouched for by the gateway's SVID: see `SigningKey` in verifier.proto for what is signed."""
-
-    kid: str
-    jwk_json: str
-    not_after: datetime
-    svid_chain: tuple[bytes, ...]
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSlice:
-    """One tool as a resource sees it. `digest` is 32 bytes."""
-
-    name: str
-    digest: bytes
-    target_template: str
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogSlice:
-    """What the resource of one audience has to know of the catalog."""
-
-    audience: str
-    binding: Binding
-    tools: tuple[ToolSlice, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A signed statement of how long a chain is: see `Checkpoint` in verifier.proto for what is signed."""
-
-    instance_id: str
-    sequence: int
-    hash: bytes
-    svid_chain: tuple[bytes, ...]
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The issuer was alive at `at`, and ledger events up to `included_sequence` are included."""
-
-    instance_id: str
-    at: datetime
-    included_sequence: int
-    checkpoint: Checkpoint | None
 
 
 @dataclass(frozen=True, slots=True)

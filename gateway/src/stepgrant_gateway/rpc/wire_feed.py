@@ -106,7 +106,7 @@ def _slice(value: CatalogSlice) -> verifier_pb2.CatalogSlice:
         audience=value.audience,
         binding=binding(value.binding),
         tools=[
-            verifier_pb2.ToolSlice(tool=tool.name, tool_digest=tool.digest, target_template=tool.target_template)
+            verifier_pb2.ToolSlice(tool=tool.tool, tool_digest=tool.digest, target_template=tool.target_template)
             for tool in value.tools
         ],
     )
