@@ -9,9 +9,10 @@ from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import from_payload
 from stepgrant.ids import ulid
 from stepgrant_gateway.app.granting import StepExistsError
-from stepgrant_gateway.core.boundary import StepEnded, StepGranted
+from stepgrant_gateway.core.boundary import Outcome, ReportStep, StepEnded, StepGranted
+from stepgrant_gateway.tokens.keys import NoKeyError
 from tests.kit.faulty_store import FaultyStore
-from tests.kit.heart import MAIL, MAIL_AUDIENCE, ORDERS, TRIAGE, heart
+from tests.kit.heart import AGENT, MAIL, MAIL_AUDIENCE, ORDERS, TRIAGE, heart
 from tests.kit.tokens import payload_of
 
 ORDER = {"order_id": "ord_00000042"}
@@ -227,3 +228,65 @@ async def test_a_sensitive_audience_of_another_binding_is_bound_to_the_instance_
         assert (claims.audience, claims.confirmation) == (MAIL_AUDIENCE, b"k" * 32)
         unknown = await built.redeeming.redeem(MAIL, MAIL_AUDIENCE, ulid(built.clock.now(), bytes(10)), "0" * 26)
         assert unknown.code == "unknown_grant"
+
+
+async def test_what_is_kept_of_an_ended_or_denied_step_is_small() -> None:
+    """A task may have thousands of steps, and each may have come with 64 KiB of arguments."""
+    async with heart() as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", ORDER)
+        await lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        await denied(built, lease, "orders.refund", {"order_id": "ord_00000043", "amount": 1})
+        for kept in built.state.tasks[lease.opened.task_id].steps.values():
+            assert (kept.declared.arguments, kept.declared.purpose) == ({}, "")
+            assert kept.call is kept.question is kept.envelope is None
+            assert kept.grant is None or kept.grant.answer is None
+            assert kept.first_answer is None or isinstance(kept.first_answer.result(), Denial)
+        assert [view.target for view in built.operating.steps(lease.opened.task_id)] == ["pg://orders/ord_00000042", ""]
+
+
+async def test_what_a_refused_step_reserved_is_given_back_also_when_its_stream_was_gone_before() -> None:
+    """INV-03: a budget with a window must not keep what nothing will ever take out of it."""
+    store = FaultyStore()
+    async with heart(store) as built:
+        lease = await built.open()
+        store.block()
+        mail = {"to": ["jo@x.org"], "subject": "s", "body": "b"}
+        asking = asyncio.ensure_future(denied(built, lease, "mail.send", mail))
+        assert await asyncio.to_thread(store.entered.wait, 5)
+        lease.lost("stream_lost", "the stream ended.")
+        store.refuse = True
+        store.free.set()
+        assert (await built.while_time_passes(asking)).code is DenialCode.UNRECORDED
+        store.refuse = False
+        assert built.state.books["mails", AGENT].total == 0
+
+
+async def test_a_renewal_that_cannot_be_minted_leaves_no_grant_alive() -> None:
+    """INV-06: on record the old grant is superseded, so it is dead whatever becomes of the new one."""
+    async with heart() as built:
+        lease = await built.open()
+        first = await built.granted(lease, "orders.search", {"query": "shoes"})
+        built.keys._active = None
+        with pytest.raises(NoKeyError):
+            await lease.renew(first.step_id)
+        assert built.feed.revoked(first.grant_id) is not None
+
+
+async def test_a_renewal_during_which_the_last_use_is_taken_brings_no_grant_without_uses() -> None:
+    """INV-06 and INV-08: 0 uses would read as unlimited on the wire."""
+    store = FaultyStore()
+    async with heart(store) as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", ORDER)
+        store.block()
+        renewing = asyncio.ensure_future(lease.renew(step.step_id))
+        assert await asyncio.to_thread(store.entered.wait, 5)
+        redemption = ulid(built.clock.now(), built.entropy(10))
+        taking = asyncio.ensure_future(built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, redemption))
+        await asyncio.sleep(0)
+        store.free.set()
+        answer = await renewing
+        assert isinstance(answer, Denial)
+        assert answer.code is DenialCode.USES_EXHAUSTED
+        assert (await taking).accepted

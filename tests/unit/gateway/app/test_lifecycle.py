@@ -6,8 +6,13 @@ import pytest
 
 from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
 from stepgrant.intent import from_python
+from stepgrant.selector import Selector
+from stepgrant_gateway.app.state import MAX_LATE_REPORTS
 from stepgrant_gateway.core.boundary import OpenTask, Outcome, ReportStep, StepEnded, TaskClosed
-from tests.kit.heart import AGENT, REFUND, TRIAGE, heart
+from stepgrant_gateway.core.events import EventType
+from stepgrant_gateway.core.ledger import decode_event
+from stepgrant_gateway.core.steps import StepState
+from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, heart
 
 
 async def opened_as(built, task_type: str, parameters: dict[str, object], workload: str):
@@ -130,3 +135,41 @@ async def test_labels_of_an_earlier_task_of_the_same_instance_are_remembered_wit
         built.clock.advance(timedelta(minutes=75, seconds=1))
         await built.open(peer=built.peer())
         assert built.operating.tasks()[-1].labels == ()
+
+
+async def test_inv_12_who_may_not_open_a_type_does_not_learn_that_it_is_locked() -> None:
+    async with heart() as built:
+        await built.operating.set_lock(Selector(task_type="Refund"), "a secret incident", OPERATOR)
+        denial = await opened_as(built, "Refund", REFUND, TRIAGE)
+        assert isinstance(denial, Denial)
+        assert (denial.code, denial.reason) == (
+            DenialCode.NO_PERMIT,
+            (await opened_as(built, "Nonsense", {}, TRIAGE)).reason,
+        )
+        own = await opened_as(built, "Refund", REFUND, AGENT)
+        assert (own.code, "a secret incident" in own.reason) == (DenialCode.LOCKED, True)
+
+
+async def test_an_agent_cannot_fill_the_ledger_with_late_reports() -> None:
+    """INV-03: ends are recorded whatever happens, so there is an end to their number."""
+    async with heart() as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
+        report = ReportStep(step.step_id, Outcome.COMPLETED, None, "")
+        for _ in range(50):
+            await lease.report(report)
+        await built.granted(lease, "orders.search", {"query": "shoes"})
+        recorded = [decode_event(record.body).type for record in built.store.read(built.instance, 0, 1000)]
+        assert recorded.count(EventType.STEP_LATE_OUTCOME) == MAX_LATE_REPORTS
+
+
+async def test_children_of_a_task_that_ends_end_for_its_reason() -> None:
+    """INV-05: one reason, and a lost stream is `abandoned`."""
+    async with heart() as built:
+        lease = await built.open()
+        await built.looked_up(lease)
+        parent = await built.granted(lease, "orders.refund", {"order_id": "ord_00000042", "amount": 40})
+        child = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"}, parent=parent.step_id)
+        steps = built.state.tasks[lease.opened.task_id].steps
+        lease.lost("stream_lost", "the stream ended.")
+        assert {steps[one.step_id].state for one in (parent, child)} == {StepState.ABANDONED}

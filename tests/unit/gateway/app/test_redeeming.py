@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from stepgrant.ids import ulid
-from stepgrant_gateway.core.boundary import Outcome
+from stepgrant_gateway.core.boundary import Outcome, ReportStep
 from stepgrant_gateway.core.errors import NotAllowedError, UnrecordedError
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import MAIL, MAIL_AUDIENCE, ORDERS, heart
@@ -80,3 +80,36 @@ async def test_what_a_resource_attests_counts_as_completed() -> None:
         assert built.state.tasks[lease.opened.task_id].completed == {"orders.search"}
         lease.lost("stream_lost", "the stream ended.")
         assert await built.redeeming.attest(ORDERS, ORDERS, step.grant_id, Outcome.FAILED, bytes(32))
+
+
+async def test_a_redemption_whose_caller_hangs_up_is_finished_and_answers_whoever_asks_again() -> None:
+    """INV-03: one redemption id, one answer; it comes also when the first who asked has gone."""
+    store = FaultyStore()
+    async with heart(store) as built:
+        step = await built.granted(await built.open(), "orders.get", ORDER)
+        one = redemption(built)
+        store.block()
+        first = asyncio.ensure_future(built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, one))
+        await asyncio.to_thread(store.entered.wait, 5)
+        first.cancel()
+        await asyncio.wait([first])
+        store.free.set()
+        again = await asyncio.wait_for(built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, one), 5)
+        assert again.accepted
+        assert built.state.grants[step.grant_id].uses_left == 0
+
+
+async def test_a_use_that_is_refused_because_the_step_ended_meanwhile_witnesses_nothing() -> None:
+    """INV-05: the resource has not acted, so nothing was completed."""
+    store = FaultyStore()
+    async with heart(store) as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", ORDER)
+        task = built.state.tasks[lease.opened.task_id]
+        store.block()
+        taking = asyncio.ensure_future(built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, redemption(built)))
+        await asyncio.to_thread(store.entered.wait, 5)
+        await lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "Cancelled"))
+        store.free.set()
+        assert not (await taking).accepted
+        assert task.completed == set()
