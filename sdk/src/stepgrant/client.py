@@ -187,6 +187,8 @@ def connect(
     if identity is not None:
         return Client(address, server, identity)
     socket = _setting(None, SOCKET_VARIABLE, "the Workload API's socket, such as unix:/run/spire/agent.sock")
+    if not socket.startswith(("unix:", "tcp:")):
+        raise MisuseError(f"{SOCKET_VARIABLE} begins with neither unix: nor tcp:, such as unix:/run/spire/agent.sock")
     from stepgrant.spiffe.workload import WorkloadApiSource
 
     return Client(address, server, WorkloadApiSource(socket), owns_identity=True)

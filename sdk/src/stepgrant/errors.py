@@ -59,7 +59,7 @@ class ArgumentsInvalidError(InvalidInputError):
     code = "arguments_invalid"
 
     def __init__(self, reason: str, *, argument: str = "", fix: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(f"{reason}; {fix}" if fix else reason)
         self.reason = reason
         self.argument = argument
         self.fix = fix
@@ -124,9 +124,9 @@ class Denied(StepgrantError):  # noqa: N818 - the word that section 8 of the des
     code = "denied"
 
     def __init__(self, denial: Denial, *, what: str) -> None:
-        parts = [f"{what} was denied ({denial.code.value}): {denial.reason}"]
+        parts = [f"{what} was denied ({denial.code.value}): {denial.reason.rstrip('.')}."]
         if denial.next:
-            parts.append(f"What to do: {denial.next}")
+            parts.append(f"What to do: {denial.next.rstrip('.')}.")
         if denial.decision_id:
             parts.append(f"Decision {denial.decision_id}.")
         super().__init__(" ".join(parts))

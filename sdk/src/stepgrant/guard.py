@@ -88,7 +88,8 @@ def _step(name: str, arguments: dict[str, object], purpose: str, wanted_ttl: tim
     if current is None:
         raise MisuseError(
             f"{name} was called and no task is open here: "
-            'call it inside `async with stepgrant.task("TaskType", parameter=...):`'
+            'call it inside `async with stepgrant.task("TaskType", parameter=...):`, '
+            "and in a thread of your own through `contextvars.copy_context().run`"
         )
     return current.step(name, arguments, purpose=purpose, wanted_ttl=wanted_ttl, parent=CURRENT_STEP.get())
 

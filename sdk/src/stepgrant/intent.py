@@ -23,6 +23,9 @@ MAX_DEPTH: Final = 16
 """Levels of arrays and objects: enough for any tool schema, far from the interpreter's recursion limit."""
 MAX_VALUES: Final = 4096
 """Values in one document, containers and members included."""
+MAX_PYTHON_DEPTH: Final = 64
+MAX_PYTHON_VALUES: Final = 65_536
+"""Of plain Python data, such as results and documents; arguments are held to MAX_DEPTH and MAX_VALUES when they are parsed."""
 MAX_NUMBER_CHARACTERS: Final = 32
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """Largest integer that every JSON implementation reads the same (RFC 8259, section 6)."""
@@ -77,40 +80,55 @@ def parse_object(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str =
 
 def parse_value(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str = "value") -> Json:
     """The JSON value that `text` is, under the rules of `parse_object`."""
-    return parse_object('{"v":' + text + "}", max_bytes=max_bytes + 6, what=what)["v"]
+    values = parse_object('{"v":' + text + "}", max_bytes=max_bytes + 6, what=what)
+    if len(values) != 1:
+        raise ArgumentsInvalidError(f"{what} is more than one value", fix="send one JSON value")
+    return values["v"]
 
 
 def from_python(value: object, path: str = "") -> Json:
     """The strict JSON value of plain Python data: None, bool, str, int, float, Decimal, list, tuple, mapping.
 
-    A float becomes the shortest decimal of its double; nothing is rounded.
+    A float becomes the shortest decimal of its double; nothing is rounded. Bounded by MAX_PYTHON_DEPTH and
+    MAX_PYTHON_VALUES, so that data that holds itself is refused too.
 
     Raises:
-        ArgumentsInvalidError: a value that strict JSON cannot carry, with its path.
+        ArgumentsInvalidError: a value that strict JSON cannot carry, with its path and without the value.
     """
-    if value is None or isinstance(value, bool | str):
-        checked: Json = value
-        if isinstance(value, str) and _SURROGATE.search(value):
-            raise ArgumentsInvalidError(
-                f"{path or 'the value'} holds a lone surrogate", argument=path, fix="send UTF-8"
-            )
-        return checked
-    if isinstance(value, int | float | Decimal):
-        token = format(value, "f") if isinstance(value, Decimal) and value.is_finite() else repr(value)
-        if isinstance(value, float) and value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
-            token = str(value)
-        return _number(str(value) if isinstance(value, int) else token, path or "the value")
-    if isinstance(value, Mapping):
-        return {
-            _name(key, path): from_python(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [from_python(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    raise ArgumentsInvalidError(
-        f"{path or 'the value'} is a {type(value).__name__}, which JSON cannot carry",
-        argument=path,
-        fix="pass None, bool, int, float, Decimal, str, a list or a mapping",
-    )
+    return _PythonReader().read(value, path, 0)
+
+
+class _PythonReader:
+    """Reads one value and its parts, and counts on the way."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def read(self, value: object, path: str, depth: int) -> Json:
+        self._seen += 1
+        what = path or "the value"
+        if depth > MAX_PYTHON_DEPTH or self._seen > MAX_PYTHON_VALUES:
+            raise ArgumentsInvalidError(f"{what[:128]} nests too deeply, or holds too much", fix="send less at once")
+        if isinstance(value, str):
+            if _SURROGATE.search(value):
+                raise ArgumentsInvalidError(f"{what} holds a lone surrogate", argument=path, fix="send UTF-8")
+            return value
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int | float | Decimal):
+            return _number(_token(value, what), what)
+        if isinstance(value, Mapping):
+            return {
+                _name(key, path): self.read(item, f"{path}.{key}" if path else str(key), depth + 1)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self.read(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        raise ArgumentsInvalidError(
+            f"{what} is of type {type(value).__name__}, which JSON cannot carry",
+            argument=path,
+            fix="pass None, bool, int, float, Decimal, str, a list or a mapping",
+        )
 
 
 def canonical(value: Json) -> bytes:
@@ -154,17 +172,32 @@ def _number(token: str, what: str) -> Decimal:
     try:
         value = Decimal(token)
     except InvalidOperation as error:
-        raise ArgumentsInvalidError(f"{what}: {token} is not a number") from error
+        raise ArgumentsInvalidError(f"{what}: not a number", fix="JSON has no NaN (RFC 8259)") from error
     if not value.is_finite():
-        raise ArgumentsInvalidError(f"{what}: {token} is not finite", fix="JSON has no NaN and no infinity (RFC 8259)")
-    if abs(value) > MAX_SAFE_INTEGER:
-        raise ArgumentsInvalidError(f"{what}: {token} is beyond 2^53-1", fix="send it as a string")
+        raise ArgumentsInvalidError(
+            f"{what}: a number that is not finite", fix="JSON has no NaN and no infinity (RFC 8259)"
+        )
+    if value.copy_abs() > MAX_SAFE_INTEGER:  # `abs` rounds, and overflows at exponents of a million
+        raise ArgumentsInvalidError(f"{what}: a number beyond 2^53-1", fix="send it as a string")
     shortest = Decimal(repr(float(value)))
     if value != shortest:
         raise ArgumentsInvalidError(
-            f"{what}: {token} is not what a double holds", fix=f"write {shortest.normalize():f}"
+            f"{what}: a number that is not what a double holds",
+            fix="round it to 15 significant digits, or send it as a string",
         )
     return value
+
+
+def _token(value: float | Decimal, what: str) -> str:
+    """The number as JSON writes it. Nothing is written out that is too long to be taken."""
+    if isinstance(value, int) and abs(value) > MAX_SAFE_INTEGER:
+        raise ArgumentsInvalidError(f"{what}: a number beyond 2^53-1", fix="send it as a string")
+    if isinstance(value, float):
+        return float.__repr__(value)  # A subclass, such as that of numpy, may say something else.
+    if isinstance(value, Decimal):
+        short = value.is_finite() and abs(value.adjusted()) <= MAX_NUMBER_CHARACTERS
+        return format(value, "f") if short else str(value)
+    return int.__repr__(value)
 
 
 def _walk(value: Any, what: str) -> None:
@@ -185,8 +218,10 @@ def _walk(value: Any, what: str) -> None:
 
 
 def _name(key: object, path: str) -> str:
-    if not isinstance(key, str):
-        raise ArgumentsInvalidError(f"{path or 'the value'} has a name that is not a string", argument=path)
+    if not isinstance(key, str) or _SURROGATE.search(key):
+        raise ArgumentsInvalidError(
+            f"{path or 'the value'} has a name that is not a string of UTF-8", argument=path, fix="name it by a str"
+        )
     return key
 
 

@@ -217,13 +217,13 @@ class Session:
             while True:
                 message = await self._call.read()
                 if not isinstance(message, agent_pb2.GatewayMessage):
-                    self._finish(error_of(await self._call.code(), await self._call.details()))
+                    self._finish(_ending(error_of(await self._call.code(), await self._call.details())))
                     return
                 self._take(*read_answer(message))
         except ProtocolError as error:
             self._finish(error)
         except grpc.aio.AioRpcError as error:
-            self._finish(error_of(error.code(), error.details()))
+            self._finish(_ending(error_of(error.code(), error.details())))
         finally:
             self._finish(GatewayUnavailableError("the stream to the gateway was cut; open the task again"))
 
@@ -335,6 +335,11 @@ async def _challenge(call: StreamCall, answer_timeout: timedelta) -> Challenge:
     if number != 0 or not isinstance(answer, Challenge):
         raise ProtocolError("the gateway's first word is not a challenge")
     return answer
+
+
+def _ending(error: StepgrantError) -> StepgrantError:
+    """The same error, of which no further try in this task can be rid."""
+    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; the task is over, open it again")
 
 
 def _again(error: StepgrantError) -> StepgrantError:

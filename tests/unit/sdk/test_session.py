@@ -9,7 +9,7 @@ import pytest
 from stepgrant.errors import GatewayUnavailableError, ProtocolError, Revoked, TaskClosedError
 from stepgrant.session import Opening, open_session
 from stepgrant.v1 import agent_pb2
-from tests.kit.loop import interrupted
+from tests.kit.loop import interrupted, settled
 
 OTHER = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 
@@ -123,3 +123,12 @@ async def test_many_steps_at_once_each_get_their_own_answer(gateway):
 async def _enter(step):
     async with step:
         pass
+
+
+async def test_who_tries_again_in_a_task_whose_stream_was_cut_is_told_to_open_it_anew(gateway):
+    async with gateway.client() as client, client.task("Refund") as task:
+        await gateway.go_away()
+        await settled(lambda: not task.open)
+        with pytest.raises(GatewayUnavailableError, match="the task is over, open it again"):
+            async with task.step("orders.get"):
+                pytest.fail("the body runs")

@@ -78,7 +78,7 @@ def probe_server(
     try:
         resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise GatewayUnavailableError(f"{host} has no address: {error}") from error
+        raise GatewayUnavailableError(f"{host} has no address: {error}; check the name") from error
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in resolved))[:MAX_ADDRESSES]
     context = _context(snapshot)
 
@@ -100,7 +100,10 @@ def probe_server(
     svids = tuple({one.leaf_sha256: one for one in answers if isinstance(one, VerifiedSvid)}.values())
     if not svids:
         refused = "; ".join(answer for answer in answers if isinstance(answer, str))
-        raise GatewayUnavailableError(f"{host}:{port} did not prove to be {expected_id}: {refused}")
+        raise GatewayUnavailableError(
+            f"{host}:{port} did not prove to be {expected_id}: {refused}; "
+            "check that it runs there, and the address and the SPIFFE ID that were asked for"
+        )
     return PinnedServer(expected_id, svids, _server_name(svids), min(svid.not_after for svid in svids))
 
 

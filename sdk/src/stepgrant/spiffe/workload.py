@@ -70,7 +70,10 @@ class WorkloadApiSource:
         with self._lock:
             snapshot, why = self._snapshot, self._why
         if snapshot is None:
-            raise IdentityUnavailableError(f"no identity from {self._socket}: {why}")
+            raise IdentityUnavailableError(
+                f"no identity from {self._socket}: {why}; check that the Workload API serves there "
+                "(SPIFFE_ENDPOINT_SOCKET) and has an entry for this workload"
+            )
         if self._now() > snapshot.not_after:
             raise IdentityUnavailableError(
                 f"the SVID of {snapshot.spiffe_id} from {self._socket} expired at {snapshot.not_after:%FT%TZ}: {why}"
