@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from decimal import Decimal
 
 import pytest
@@ -102,3 +103,11 @@ def test_an_integer_is_written_without_fraction_and_exponent(token: str, integer
 
 def test_numbers_of_one_value_have_one_digest() -> None:
     assert digest(parse_object('{"a":1e2}')) == digest(parse_object('{"a":100}')) == digest(parse_object('{"a":100.0}'))
+
+
+def test_a_string_that_never_ends_is_refused_in_linear_time() -> None:
+    """One Declare of 64 KiB must not hold up everybody else; in quadratic time this took 20 s."""
+    began = time.process_time()
+    with pytest.raises(ArgumentsInvalidError, match="not JSON"):
+        parse_object('"' + '\\"' * 32_000)
+    assert time.process_time() - began < 2

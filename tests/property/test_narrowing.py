@@ -1,5 +1,6 @@
 """INV-09: a child can only narrow: what an inner envelope admits, every envelope around it admits."""
 
+import time
 from decimal import Decimal
 
 from hypothesis import given
@@ -76,3 +77,16 @@ def test_a_prefix_ends_at_a_segment(prefix: str, text: str) -> None:
 
 def test_an_empty_envelope_admits_no_call() -> None:
     assert violation(Envelope({}), "a.x", {}) is not None
+
+
+def test_long_lists_are_held_against_long_lists_in_linear_time() -> None:
+    """At the bounds of the wire, comparing each with each took a minute of everybody's time."""
+    allowed = tuple(Decimal(number) for number in range(2000))
+    value = [Decimal(number % 2000) for number in range(4000)]
+    began = time.process_time()
+    assert admits(SubsetOf(allowed), value)
+    assert not admits(SubsetOf(allowed), [*value, Decimal(2001)])
+    inner, outer = Envelope({"a.b": {"x": OneOf(allowed)}}), Envelope({"a.b": {"x": OneOf((*allowed, "more"))}})
+    assert contains(outer, inner)
+    assert not contains(inner, outer)
+    assert time.process_time() - began < 2

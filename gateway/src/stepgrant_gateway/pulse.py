@@ -1,16 +1,14 @@
-"""What a running gateway does each second, and what it does now and then when a second has gone by."""
+"""What a running gateway does each second."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
-from datetime import date, timedelta
 from typing import Final
 
 from stepgrant.grant import HEARTBEAT
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, InputStore, Journal, Timer
+from stepgrant_gateway.core.ports import Clock, Journal, Timer
 
 MAX_DENIED_RECORDED: Final = 16
 """Callers turned away that are recorded in one second: a flood of strangers must not become a flood of the ledger."""
@@ -63,28 +61,3 @@ class DeniedCallers:
     def refill(self) -> None:
         """A second has gone by."""
         self._left = MAX_DENIED_RECORDED
-
-
-class Retention:
-    """Destroys the data keys of days that are past their time, once a day, beside the loop: the disk may be slow."""
-
-    def __init__(self, store: InputStore, keep: timedelta, clock: Clock) -> None:
-        self._store = store
-        self._keep = keep
-        self._clock = clock
-        self._done: date | None = None
-        self._work: asyncio.Future[int] | None = None
-
-    def beat(self) -> None:
-        """Does the work of the day if it has not been done."""
-        today = self._clock.now().date()
-        if self._done != today and (self._work is None or self._work.done()):
-            self._done = today
-            work = asyncio.get_running_loop().run_in_executor(None, self._store.expire, today - self._keep)
-            work.add_done_callback(self._look)
-            self._work = work
-
-    def _look(self, work: asyncio.Future[int]) -> None:
-        if not work.cancelled() and work.exception() is not None:
-            self._done = None
-            _log.error("Inputs past their time could not be destroyed; trying again.", exc_info=work.exception())

@@ -28,6 +28,7 @@ from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
 from stepgrant_gateway.app.restoring import restore
+from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS, State
 from stepgrant_gateway.config import Config, IdentitySettings, InputSettings, LedgerSettings
@@ -41,7 +42,7 @@ from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.policy.source import DirectorySource
-from stepgrant_gateway.pulse import DeniedCallers, Pulse, Retention
+from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
@@ -172,16 +173,16 @@ async def _application(config: Config, world: World, instance_id: str, stack: As
     recorder = Recorder(store, sealer, world.clock, instance_id, signer=signer)
     await recorder.start({"issuer": str(config.gateway.issuer)})
     stack.push_async_callback(recorder.close)
+    retention = Retention(store, world.clock, config.inputs.keep_days)
+    await retention.start()
+    stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
     application = _use_cases(config, world, instance_id, policy, source, history, recorder, keys)
     events = [application.operating.activation(policy, "gateway")]
     events += [Event(EventType.INSECURE_CHOICE, world.clock.now(), {"choice": choice}) for choice in config.insecure]
     await recorder.record(*events).durable()
     _rotate(application, world.clock)
-    retention = Retention(store, config.inputs.keep_days, world.clock)
-    pulse = Pulse(
-        world.clock, application.feed.heartbeat, lambda: _rotate_when_due(application, world.clock), retention.beat
-    )
+    pulse = Pulse(world.clock, application.feed.heartbeat, lambda: _rotate_when_due(application, world.clock))
     pulse.start()
     stack.callback(pulse.stop)
     return application

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -115,3 +117,18 @@ async def test_heartbeats_come_each_second_and_a_new_key_before_the_old_one_ends
 
     assert beat.heartbeat.at_unix_ms - first.heartbeat.at_unix_ms == 1000
     assert event.key.kid != first.keys[0].kid
+
+
+async def test_inputs_of_days_past_are_destroyed_when_the_gateway_starts(tmp_path):
+    """INV-14: decisions are reproducible while their inputs are kept, and not for longer."""
+    path = tmp_path / "ledger.db"
+    async with running_gateway(ledger=path):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as ledger, ledger:
+        ledger.execute("INSERT INTO data_keys VALUES ('old', '2000-01-01')")
+
+    async with running_gateway(ledger=path):
+        pass
+
+    with contextlib.closing(sqlite3.connect(path)) as ledger:
+        assert ledger.execute("SELECT count(*) FROM data_keys").fetchone() == (0,)

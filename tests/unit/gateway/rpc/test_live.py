@@ -95,3 +95,17 @@ def test_a_drain_ends_all_and_each_hears_it_once(scene):
     scene.clock.advance(timedelta(hours=2))
 
     assert scene.lost == ["draining", "draining"]
+
+
+def test_an_svid_that_cannot_be_looked_at_is_lost_and_the_others_are_looked_at(scene):
+    """INV-11: whatever goes wrong with one, none stays unverified."""
+    scene.enter()
+    scene.enter()
+
+    def fail(evidence):
+        raise ValueError(sorted(evidence))
+
+    scene.verify = fail
+    scene.calls._verify = fail
+    assert scene.calls.verify_again() == 2
+    assert scene.lost == ["identity_lost"] * 2

@@ -64,3 +64,13 @@ async def test_an_agent_that_does_not_read_loses_its_stream():
     assert outbox.ended
     with pytest.raises(OverloadedError):
         await outbox.next()
+
+
+async def test_a_failure_is_told_soon_also_when_nobody_takes_messages():
+    told = asyncio.Event()
+    outbox = Outbox(told.set)
+    for number in range(MAX_OUTBOX + 1):
+        outbox.put(message(number))
+
+    assert not told.is_set()
+    await asyncio.wait_for(told.wait(), 5)

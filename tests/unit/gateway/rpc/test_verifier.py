@@ -136,3 +136,19 @@ async def test_a_watch_ends_with_the_identity_of_its_reader(face, why):
         await asyncio.wait_for(call.read(), 5)
     assert error.value.code() is wanted
     assert face.feed.subscription.closed.is_set()
+
+
+async def test_what_waits_for_a_reader_that_is_no_longer_proven_is_not_delivered(face):
+    """INV-07: nothing of the feed goes to an identity that was lost before it was written."""
+    call = face.stub.Watch(verifier_pb2.WatchRequest(audiences=["mine"]))
+    face.feed.subscription.events.put_nowait(BEAT)
+    await asyncio.wait_for(call.read(), 5)
+
+    face.clock.advance(timedelta(hours=1))
+    face.feed.subscription.events.get_nowait()
+    face.feed.subscription.events.put_nowait(BEAT)
+    face.feed.subscription.events.put_nowait(None)
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await asyncio.wait_for(call.read(), 5)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED

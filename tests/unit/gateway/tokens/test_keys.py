@@ -89,3 +89,13 @@ def test_what_is_announced_verifies_with_an_svid_of_rsa(gateway):
     announced = SigningKeys(INSTANCE, SvidKeySigner(svid), gateway.clock).prepare()
     TrustedKeys().accept(gateway.key(announced), gateway.authority, gateway.clock.now())
     assert announced.not_after == gateway.clock.now() + KEY_LIFETIME + timedelta(minutes=2)
+
+
+def test_a_key_that_nobody_vouched_for_leaves_nothing_behind(keys, gateway):
+    """Verifiers take a bounded number of keys; an outage of the Workload API must not use it up."""
+    svid, gateway.signer.svid = gateway.signer.svid, None
+    for _ in range(100):
+        with pytest.raises(AttributeError):
+            keys.rotate(lambda _: None)
+    gateway.signer.svid = svid
+    assert keys.announcements() == ()

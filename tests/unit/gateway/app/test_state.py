@@ -1,0 +1,50 @@
+"""What is remembered, and how much of it."""
+
+from datetime import timedelta
+from decimal import Decimal
+
+from stepgrant_gateway.app.state import LONGEST_MEMORY, MAX_INSTANCES, State
+from stepgrant_gateway.core.budgets import Book, Entry
+from stepgrant_gateway.core.decision import TaskType
+from tests.kit.clock import START
+from tests.kit.heart import AGENT, TRIAGE, support_policy
+
+HOUR = timedelta(hours=1)
+BY_INSTANCE = TaskType("Refund", frozenset(), HOUR, memory_window=HOUR, memory_scope="instance")
+
+
+def jkt(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def test_an_agent_with_ever_new_instance_keys_takes_bounded_memory_and_loses_no_label() -> None:
+    """INV-11: an instance that does not fit is taken for its whole workload, which only adds labels."""
+    state = State(support_policy())
+    for number in range(MAX_INSTANCES + 100):
+        state.remember(AGENT, jkt(number), ["confidential"], START)
+    assert len(state.instances[AGENT]) == MAX_INSTANCES
+    assert state.remembered(BY_INSTANCE, AGENT, jkt(MAX_INSTANCES + 50), START) == {"confidential"}
+    assert state.remembered(BY_INSTANCE, TRIAGE, jkt(0), START) == set()
+
+
+def test_room_returns_when_what_was_remembered_is_out_of_every_window() -> None:
+    state = State(support_policy())
+    for number in range(MAX_INSTANCES):
+        state.remember(AGENT, jkt(number), ["confidential"], START)
+    later = START + LONGEST_MEMORY + HOUR
+    state.remember(AGENT, jkt(7_000), ["untrusted"], later)
+    assert state.instances[AGENT].keys() == {jkt(7_000)}
+    assert state.remembered(BY_INSTANCE, AGENT, jkt(7_001), later) == set()
+
+
+def test_tidying_keeps_what_a_decision_can_still_need() -> None:
+    state = State(support_policy())
+    state.remember(AGENT, jkt(1), ["confidential"], START)
+    state.remember(TRIAGE, jkt(2), ["untrusted"], START + LONGEST_MEMORY)
+    for workload, at in ((AGENT, START), (TRIAGE, START + LONGEST_MEMORY)):
+        book = state.books["mails", workload] = Book(HOUR)
+        book.reserve(Entry(at, (workload, "step"), Decimal(1)))
+        book.settle((workload, "step"))
+    state.tidy(START + LONGEST_MEMORY + timedelta(minutes=1))
+    assert state.memory.keys() == state.instances.keys() == {TRIAGE}
+    assert state.books.keys() == {("mails", TRIAGE)}
