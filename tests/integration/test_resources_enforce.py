@@ -221,3 +221,17 @@ async def test_over_http_the_grant_is_bound_to_the_instance_key_inv_08():
                 stolen = {"stepgrant-grant": step.grant.token}
                 assert (await plain.get("/mailboxes/support", headers=stolen)).json()["error"] == "holder"
                 assert (await web.get("/mailboxes/sales")).json()["error"] in {"target", "arguments"}
+
+
+async def test_renewals_are_not_noticed_by_calls_that_go_on_meanwhile():
+    """Each renewal kills the grant before it, also under a call that is on its way; whoever calls gets answers only."""
+    async with running_gateway() as running, mail_server(running) as origin:
+        client = await running.client()
+        auth = HttpAuth(MAIL, origin, HTTP_CALLS, insecure_http=True)
+        async with client.task("Refund", PARAMETERS) as task, httpx.AsyncClient(base_url=origin, auth=auth) as web:
+            async with task.step("mail.read", {"mailbox": "support"}) as step:
+                for _ in range(15):
+                    renewing = asyncio.create_task(step.renew())
+                    response = await web.get("/mailboxes/support")
+                    assert (response.status_code, response.text) == (200, "mail.read support")
+                    await renewing

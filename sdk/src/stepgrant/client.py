@@ -22,7 +22,7 @@ from stepgrant.link import Address, Link, Links
 from stepgrant.session import Opening, Session, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
-from stepgrant.step import Holder
+from stepgrant.step import Holder, leave
 from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
@@ -72,7 +72,7 @@ class Client:
     ) -> None:
         """Closes it."""
         if self._current is not None:
-            CURRENT_CLIENT.reset(self._current)
+            leave(CURRENT_CLIENT, self._current)
         await self.close()
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from stepgrant.answers import Ended, Grant
 from stepgrant.clock import Clock, Timer
@@ -29,6 +29,7 @@ RENEW_AGAIN: Final = timedelta(seconds=1)
 CURRENT_STEP: Final[ContextVar[Step | None]] = ContextVar("stepgrant_step", default=None)
 """The step whose body runs here; what is called inside inherits it."""
 
+_T = TypeVar("_T")
 _PASSING: Final = frozenset({DenialCode.OVERLOADED, DenialCode.UNRECORDED, DenialCode.LIMIT_EXCEEDED})
 """Renewals denied so say nothing of the step: asked again, they may be granted."""
 _THROWN: Final = (asyncio.CancelledError, GeneratorExit)
@@ -161,7 +162,7 @@ class Step:
     ) -> None:
         """Reports how the body came out, also when it was cancelled."""
         if self._current is not None:
-            CURRENT_STEP.reset(self._current)
+            leave(CURRENT_STEP, self._current)
         ours = self._uncancel()
         body, self._body = self._body, None
         revoked = self._ended
@@ -292,3 +293,9 @@ class Step:
 
     def _revoked(self, end: Ended) -> Revoked:
         return Revoked(step_id=self._intent.step_id, state=end.state, cause=end.code, reason=end.reason)
+
+
+def leave(variable: ContextVar[_T], token: Token[_T]) -> None:
+    """Takes back what was set on entry. Left in another context, as some frameworks leave their fixtures, it is not set."""
+    with suppress(ValueError):
+        variable.reset(token)

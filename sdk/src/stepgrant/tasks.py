@@ -15,7 +15,7 @@ from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
 from stepgrant.ids import parse_tool, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, canonical, from_python
 from stepgrant.session import Session, StepIntent
-from stepgrant.step import CURRENT_STEP, Holder, Step
+from stepgrant.step import CURRENT_STEP, Holder, Step, leave
 
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
@@ -124,8 +124,8 @@ def working_for(task: Task) -> Iterator[None]:
     try:
         yield
     finally:
-        CURRENT_STEP.reset(outer)
-        CURRENT_TASK.reset(current)
+        leave(CURRENT_STEP, outer)
+        leave(CURRENT_TASK, current)
 
 
 def json_object(members: Mapping[str, object], most: int, what: str) -> str:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from stepgrant.errors import MisuseError
-from stepgrant.step import CURRENT_STEP, Step
+from stepgrant.step import CURRENT_STEP, Step, leave
 
 _T = TypeVar("_T")
 
@@ -49,7 +49,7 @@ class BlockingStep:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Reports how the body came out."""
-        CURRENT_STEP.reset(self._current)
+        leave(CURRENT_STEP, self._current)
         wait_for(self._step.holder.loop, self._step.finish(error))
         if error is None:
             self._step.refuse_ended()

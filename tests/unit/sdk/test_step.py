@@ -255,3 +255,15 @@ async def test_a_step_on_another_loop_than_its_tasks_is_refused_and_says_why(gat
         with pytest.raises(MisuseError, match="another event loop than the one that its task was opened on"):
             await asyncio.to_thread(asyncio.run, elsewhere())
     assert gateway.declared == []
+
+
+async def test_a_step_that_is_left_in_another_context_is_reported_all_the_same(gateway):
+    """Frameworks set up and tear down in tasks of their own."""
+    async with gateway.client() as client:
+        whole = client.task("Refund")
+        step = (await asyncio.create_task(whole.__aenter__())).step("orders.get")
+        await asyncio.create_task(step.__aenter__())
+        await asyncio.create_task(step.__aexit__(None, None, None))
+        await asyncio.create_task(whole.__aexit__(None, None, None))
+    assert [one.failed for one in gateway.reported] == [False]
+    assert [failed for _, failed in gateway.closed] == [False]

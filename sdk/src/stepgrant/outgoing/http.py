@@ -52,7 +52,7 @@ class HttpAuth(httpx.Auth):
             )
         self._audience = audience
         self._origin = _origin(url)
-        self._prefix = origin.rstrip("/")
+        self._prefix = f"{url.scheme}://{url.netloc.decode('ascii')}"  # Lower case, and no default port.
         self._calls = calls
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:

@@ -57,7 +57,7 @@ class GrantMiddleware:
         self._app = app
         self._verifier = verifier
         self._calls = calls
-        self._origin = origin
+        self._origin = _normal(origin)
         self._open = frozenset(open_paths)
         self._attest = attest
 
@@ -171,6 +171,12 @@ async def _refuse(send: Send, refused: GrantRefusedError) -> None:
         headers.append((b"www-authenticate", challenge.encode("ascii")))
     await send({"type": "http.response.start", "status": answer.value[1], "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _normal(origin: str) -> str:
+    """Lower case and without a default port, as clients write it (RFC 3986, sections 6.2.2.1 and 6.2.3)."""
+    scheme, _, authority = origin.lower().partition("://")
+    return f"{scheme}://{authority.removesuffix(':443' if scheme == 'https' else ':80')}"
 
 
 def _raw_path(scope: Scope) -> str:

@@ -47,7 +47,7 @@ class GatewayLink:
 
     async def watch(self, audiences: frozenset[str]) -> AsyncGenerator[FeedEvent, None]:
         """Events of a new subscription over a new connection."""
-        snapshot = self._identity.current()
+        snapshot = await asyncio.to_thread(self._identity.current)
         pinned = await asyncio.to_thread(
             probe_server, self._host, self._port, self._gateway_id, snapshot, self._clock.now()
         )

@@ -250,3 +250,20 @@ async def test_a_request_that_is_no_protected_call_goes_without_a_step(gateway):
         await http.get(MAIL + "/health")
     assert "stepgrant-grant" not in wire.sent[0][1]
     assert gateway.declared == []
+
+
+async def test_the_proof_names_the_origin_in_its_normal_form(gateway):
+    wire = Wire()
+    auth = HttpAuth(MAIL, "https://Mail.ACME.org:443/")
+    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as step:
+        async with httpx.AsyncClient(transport=wire, auth=auth) as http:
+            await http.post(MAIL + "/outbox/a", json={})
+        verify_proof(
+            wire.sent[0][1]["dpop"],
+            htm="POST",
+            htu=MAIL + "/outbox/a",
+            grant=step.grant.token,
+            now=gateway._now(),
+            jkt=step.holder.instance_key.jkt,
+            replay=ReplayCache(),
+        )

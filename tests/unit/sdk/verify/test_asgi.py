@@ -56,7 +56,8 @@ class Web:
             self.resource.expected, self.resource.feed, self.upstream, clock, peers=TlsPeers(FixedSource(None), clock)
         )
         self.app = App()
-        self.guarded = GrantMiddleware(self.app, verifier=verifier, calls=CALLS, origin=ORIGIN, **options)
+        options = {"origin": ORIGIN, **options}
+        self.guarded = GrantMiddleware(self.app, verifier=verifier, calls=CALLS, **options)
         self.token = self.gateway.mint()
 
     def proof(self, token: str | None = None, *, htm="POST", htu=ORIGIN + PATH, jti="1") -> tuple[bytes, bytes]:
@@ -247,3 +248,10 @@ async def test_a_method_beside_the_requests_own_is_refused_inv_10(web, name):
 async def test_a_refusal_names_its_code_in_a_header_too(web):
     start, _ = await web.request([])
     assert dict(start["headers"])[b"stepgrant-refusal"] == b"grant_missing"
+
+
+@pytest.mark.parametrize("origin", [ORIGIN.upper().replace("HTTPS", "https"), f"{ORIGIN}:443"])
+async def test_an_origin_is_configured_in_any_of_its_forms(origin):
+    web = Web(origin=origin)
+    start, _ = await web.request(web.headers())
+    assert start["status"] == 200
