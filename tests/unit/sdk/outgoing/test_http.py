@@ -206,13 +206,18 @@ async def test_a_call_is_made_again_once_and_only_if_there_is_a_newer_grant(gate
 
 
 async def test_inv_8_what_a_redirect_led_to_gets_no_second_request(gateway):
-    moved = httpx.Response(303, headers={"location": "https://evil.org/"})
-    wire = Wire(moved, httpx.Response(401, headers={"stepgrant-refusal": "revoked"}))
-    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as step:
+    class Moved(Overtaken):
+        async def handle_async_request(self, request):
+            if request.url.host != "evil.org":
+                self._answers.append(httpx.Response(303, headers={"location": "https://evil.org/"}))
+                return self.handle_request(request)
+            return await super().handle_async_request(request)
+
+    wire = Moved(answers=2)
+    async with gateway.client(), task("Refund") as opened, opened.step("mail.send") as wire.step:
         async with client(wire, follow_redirects=True) as http:
-            renewing = asyncio.create_task(step.renew())
-            await http.post(MAIL + "/outbox/a", json={})
-            await renewing
+            assert (await http.post(MAIL + "/outbox/a", json={})).status_code == 401
+        await wire.renewing
     assert len(wire.sent) == 2
 
 

@@ -166,10 +166,9 @@ async def test_without_an_identity_it_refuses_and_says_so(guarded):
 
 async def test_a_renewal_does_not_undo_a_use_that_was_taken_just_before(guarded):
     """Else the use would be lost: the caller is refused, and the newer grant has none left."""
-    ends = {"code": SUPERSEDED}
 
     async def redeem(*_):
-        guarded.resource.hear(guarded.gateway.revoked(**ends))
+        guarded.resource.hear(guarded.gateway.revoked(SUPERSEDED))
         return Redemption(accepted=True)
 
     guarded.upstream.redeem = redeem
@@ -188,3 +187,14 @@ async def test_before_the_first_feed_the_feed_is_blamed_and_not_the_grant_inv_11
 async def test_no_argument_shows_in_what_is_printed_of_a_call(guarded):
     verified = await guarded.verify(guarded.gateway.mint())
     assert "40" not in repr(REFUND) + repr(verified).replace(repr(verified.claims), "")
+
+
+async def test_what_ends_the_step_while_its_use_is_taken_counts_inv_05(guarded):
+    """INV-05: only a renewal leaves the step alive."""
+
+    async def redeem(*_):
+        guarded.resource.hear(guarded.gateway.revoked("completed"))
+        return Redemption(accepted=True)
+
+    guarded.upstream.redeem = redeem
+    assert await guarded.refused(guarded.gateway.mint(uses=1)) is RefusalCode.REVOKED
