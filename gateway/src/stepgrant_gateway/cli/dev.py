@@ -53,7 +53,7 @@ def dev(
     from stepgrant_gateway.config import load_config
     from stepgrant_gateway.identity.dev import parse_dev_toml
 
-    identities = parse_dev_toml(config.read_text(encoding="utf-8"), file=str(config))
+    identities = parse_dev_toml(_read(config), file=str(config))
     loaded = None if gateway is None else load_config(gateway)
     log_to_stderr(verbose=verbose)
     asyncio.run(_dev(identities, loaded, directory.absolute(), as_json=as_json))
@@ -75,6 +75,15 @@ def run(
         os.execvpe(command[0], command, environment)  # noqa: S606 - running the user's command is the purpose
     except FileNotFoundError as error:
         raise NotFoundError(f"{command[0]}: there is no such command") from error
+
+
+def _read(config: Path) -> str:
+    try:
+        return config.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{config}: cannot be read: {error.strerror}; name the file with --config") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{config}: is not UTF-8 at byte {error.start}") from error
 
 
 def read_state(directory: Path) -> Mapping[str, Any]:

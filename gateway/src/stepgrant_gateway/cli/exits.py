@@ -83,7 +83,9 @@ def reporting(*, as_json: bool) -> Iterator[None]:
         say(error.code, str(error), as_json=as_json)
         raise typer.Exit(CODES.get(error.code, Exit.FAILED)) from error
     except KeyboardInterrupt as error:
-        raise typer.Exit(Exit.OK) from error
+        # Not OK: whoever interrupts `lock` must not read that it is locked. `serve` and `dev` end by their own handler.
+        say("interrupted", "interrupted; what was asked may have been done all the same", as_json=as_json)
+        raise typer.Exit(Exit.FAILED) from error
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         say("os_error", f"{place}{error.strerror or error}", as_json=as_json)

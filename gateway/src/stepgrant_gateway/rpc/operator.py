@@ -281,9 +281,10 @@ def _step(view: StepView) -> operator_pb2.StepSummary:
 
 def _finding(finding: Finding) -> operator_pb2.PolicyFinding:
     return operator_pb2.PolicyFinding(
-        file=finding.file,
+        # Names of files are bytes to the system, and may be no text at all.
+        file=finding.file.encode("utf-8", "replace").decode("utf-8"),
         line=finding.line,
         policy_id=finding.policy_id,
-        message=finding.message[:MAX_TEXT],
+        message=finding.message.encode("utf-8", "replace").decode("utf-8")[:MAX_TEXT],
         nearest=finding.nearest,
     )

@@ -227,10 +227,13 @@ def _insert(
 
 
 def _heads(connection: sqlite3.Connection) -> dict[str, ChainHead]:
-    rows = connection.execute(
-        "SELECT instance, sequence, hash FROM chains JOIN records USING (chain) WHERE sequence ="
-        " (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
-    )
+    try:
+        rows = connection.execute(
+            "SELECT instance, sequence, hash FROM chains JOIN records USING (chain) WHERE sequence ="
+            " (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
+        ).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise LedgerUnusableError(f"the ledger's chains cannot be read: {error}.") from error
     return {instance: ChainHead(instance, sequence, hashed) for instance, sequence, hashed in rows}
 
 

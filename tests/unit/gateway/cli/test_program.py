@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from stepgrant_gateway.cli.exits import CODES, EPILOG, Exit
+from stepgrant_gateway.cli.exits import CODES, EPILOG, Exit, reporting
 from stepgrant_gateway.cli.program import program
 
 COMMANDS = [
@@ -60,7 +61,7 @@ def test_the_epilog_names_every_exit_code():
     ("arguments", "exit_code", "said"),
     [
         (["serve", "--config", "nowhere.toml"], Exit.REFUSED, "nowhere.toml"),
-        (["dev", "--config", "nowhere.toml"], Exit.FAILED, "nowhere.toml"),
+        (["dev", "--config", "nowhere.toml"], Exit.REFUSED, "nowhere.toml"),
         (["dev", "run", "--directory", "nowhere", "agent/x", "--", "true"], Exit.NOT_FOUND, "stepgrant dev"),
         (["tasks"], Exit.USAGE, "STEPGRANT_GATEWAY is not set"),
         (["lock", "--reason", "x", "--tool", "a.b"], Exit.USAGE, "STEPGRANT_GATEWAY is not set"),
@@ -85,3 +86,18 @@ def test_with_json_an_error_is_json_as_well(tmp_path):
 
     assert json.loads(result.stderr)["error"] == "config_invalid"
     assert Path("no.toml").name in result.stderr
+
+
+def test_a_file_that_is_no_text_is_refused_in_a_line(tmp_path):
+    (tmp_path / "dev.toml").write_bytes(b"\xff")
+
+    result = CliRunner().invoke(program, ["dev", "--config", str(tmp_path / "dev.toml")])
+
+    assert (result.exit_code, "UTF-8" in result.output) == (Exit.REFUSED, True)
+
+
+def test_an_interrupted_command_does_not_say_that_it_is_done():
+    with pytest.raises(typer.Exit) as ended, reporting(as_json=False):
+        raise KeyboardInterrupt
+
+    assert ended.value.exit_code == Exit.FAILED

@@ -57,8 +57,9 @@ async def tail(after: int, follow: bool):
 
 @pytest.fixture
 async def face():
-    face = Face(FakeOperating(), tail, frozenset({ME}))
-    face.operating = face.agent
+    operating = FakeOperating()
+    face = Face(operating, tail, frozenset({ME}))
+    face.operating = operating
     async with serving(face) as channel:
         face.stub = operator_pb2_grpc.OperatorStub(channel)
         yield face
@@ -174,3 +175,14 @@ async def test_the_ledger_is_streamed_to_its_head_or_on(face):
     assert [record.sequence for record in records] == [5]
     assert (first.sequence, first.body) == (1, b"{}")
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_finding_in_a_file_whose_name_is_no_text_is_told_all_the_same(face):
+    finding = Finding("bad\udcff.cedar", 1, "", "This is not UTF-8: \udcff", "")
+    outcome_ = SimpleNamespace(activated=False, policy_digest="sha256:0", findings=(finding,), ended_steps=0, cases=0)
+
+    async def reload(by):
+        return outcome_
+
+    face.operating.reload_policy = reload
+    assert (await face.stub.ReloadPolicy(REQUESTS["ReloadPolicy"])).findings[0].file == "bad?.cedar"

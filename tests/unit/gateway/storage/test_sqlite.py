@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -212,3 +213,9 @@ def test_a_closed_ledger_says_so(path):
     store.close()
     with pytest.raises(LedgerUnusableError, match="is closed"):
         store.read(INSTANCE, 0, 1)
+
+
+def test_a_ledger_without_its_tables_is_unusable_and_says_so(path):
+    tampered(written(path), "DROP TABLE records")
+    with contextlib.closing(SqliteLedgerReader(path)) as reader, pytest.raises(LedgerUnusableError, match="records"):
+        reader.heads()
