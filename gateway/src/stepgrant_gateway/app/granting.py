@@ -185,8 +185,10 @@ class Granting:
         }
         try:
             await self._record(EventType.STEP_RENEWED, task, step, call, data, document, decided.question)
-        except UnrecordedError:
+        except BaseException as error:
             self._delivery.drop(new)
+            if not isinstance(error, UnrecordedError):
+                raise
             return denial(UNRECORDED, new.decision_id, step.key[1])
         if not step.live:
             self._delivery.drop(new)

@@ -44,6 +44,7 @@ class History:
     open_tasks: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     task_labels: dict[str, set[str]] = field(default_factory=dict)
     live_steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    undelivered: set[tuple[str, str]] = field(default_factory=set)
     latest: datetime | None = None
 
 
@@ -53,6 +54,8 @@ def fold(events: Iterable[Event]) -> History:
     for event in events:
         history.latest = event.at if history.latest is None else max(history.latest, event.at)
         _apply(history, event)
+    # At the end, all at once: an outage leaves thousands of them, and a ledger may hold a million events.
+    history.spent = [item for item in history.spent if item.step not in history.undelivered]
     return history
 
 
@@ -88,7 +91,7 @@ def _apply(history: History, event: Event) -> None:
             key = (data["task"], data["step"])
             history.live_steps.pop(key, None)
             if data["code"] == "undelivered":
-                history.spent = [item for item in history.spent if item.step != key]
+                history.undelivered.add(key)
         case _:
             pass
 

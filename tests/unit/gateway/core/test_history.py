@@ -1,0 +1,51 @@
+"""What earlier lives left behind, told by events alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.history import fold
+from tests.kit.clock import START
+
+JKT = b"k" * 32
+
+
+def event(kind: EventType, minutes: int, **data: Any) -> Event:
+    return Event(kind, START + timedelta(minutes=minutes), data)
+
+
+def opened(minutes: int, *labels: str, task: str = "t") -> Event:
+    return event(
+        EventType.TASK_OPENED, minutes, task=task, workload="spiffe://a/w", instance_jkt=JKT.hex(), labels=list(labels)
+    )
+
+
+def granted(minutes: int, step: str, *labels: str) -> Event:
+    return event(EventType.STEP_GRANTED, minutes, task="t", step=step, labels=list(labels), deltas={"mails": "1"})
+
+
+def ended(minutes: int, step: str, code: str = "completed") -> Event:
+    return event(EventType.STEP_ENDED, minutes, task="t", step=step, code=code)
+
+
+def test_only_what_was_delivered_is_spent() -> None:
+    history = fold([opened(0), granted(1, "a"), granted(2, "b"), ended(3, "a", "undelivered"), ended(4, "b")])
+    assert [spent.step for spent in history.spent] == [("t", "b")]
+    assert history.live_steps == {}
+
+
+def test_a_task_has_its_labels_to_its_end_and_those_that_it_began_with_too() -> None:
+    history = fold([opened(0, "confidential"), granted(1, "a", "untrusted"), event(EventType.TASK_CLOSED, 9, task="t")])
+    last = {brought.label: (brought.at, brought.workload, brought.instance_jkt) for brought in history.labels}
+    at = START + timedelta(minutes=9)
+    assert last == {label: (at, "spiffe://a/w", JKT) for label in ("confidential", "untrusted")}
+    assert history.task_labels == {}
+
+
+def test_what_was_open_when_the_record_ends_is_left_to_be_ended() -> None:
+    history = fold([opened(0), granted(1, "a"), opened(2, task="u"), event(EventType.TASK_CLOSED, 3, task="u")])
+    assert list(history.live_steps) == [("t", "a")]
+    assert list(history.open_tasks) == ["t"]
+    assert history.latest == START + timedelta(minutes=3)
