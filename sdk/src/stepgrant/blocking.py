@@ -103,8 +103,12 @@ def connect(
 
 @contextmanager
 def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
-    """An open task that the tools called inside work for; as `stepgrant.task`."""
-    loop = _loop(os.getpid())
+    """An open task that the tools called inside work for; as `stepgrant.task`.
+
+    In a thread of asynchronous code that entered a client, it is that client's, and served by its loop.
+    """
+    ambient = asynchronous.CURRENT_CLIENT.get()
+    loop = (None if ambient is None else ambient.loop) or _loop(os.getpid())
     client = wait_for(loop, current_client())
     with _opened(loop, client.opened(task_type, parameters)) as inner:
         yield Task(inner)

@@ -55,6 +55,7 @@ class Client:
         self._owns_identity = owns_identity
         self._clock = clock
         self._links: Links | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._current: Token[Client | None] | None = None
 
@@ -64,6 +65,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Makes this the client that `stepgrant.task` uses inside."""
+        self._loop = asyncio.get_running_loop()
         self._current = CURRENT_CLIENT.set(self)
         return self
 
@@ -74,6 +76,11 @@ class Client:
         if self._current is not None:
             leave(CURRENT_CLIENT, self._current)
         await self.close()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that it belongs to: the one that it was entered on, or used on first."""
+        return self._loop
 
     @asynccontextmanager
     async def task(
@@ -147,6 +154,10 @@ class Client:
     def _own_links(self, clock: Clock) -> Links:
         if self._closed:
             raise MisuseError("this client is closed: connect anew")
+        loop = asyncio.get_running_loop()
+        if self._loop not in {None, loop}:
+            raise MisuseError("this client belongs to another event loop: connect on the loop that uses it")
+        self._loop = loop
         if self._links is None:
             self._links = Links(self._address, self._gateway_id, self._identity, clock.now)
         return self._links

@@ -94,6 +94,7 @@ class Task:
         `renew` False lets the grant run out under the body.
 
         Raises:
+            Revoked: the parent has ended against the program's will.
             MisuseError: not a tool name, a negative lifetime, or a purpose beyond MAX_PURPOSE characters.
             ArgumentsInvalidError: strict JSON cannot carry the arguments, or they are too large.
         """
@@ -105,6 +106,8 @@ class Task:
             raise MisuseError(f"the purpose of {tool} takes more than {MAX_PURPOSE} characters: shorten it")
         if wanted_ttl is not None and wanted_ttl < timedelta(milliseconds=1):
             raise MisuseError(f"the wanted lifetime of {tool} is below a millisecond: leave it out, or ask for more")
+        if parent is not None:
+            parent.refuse_ended()
         most = min(MAX_ARGUMENTS_BYTES, self.limits.arguments_bytes)
         intent = StepIntent(
             step_id=ulid(self._clock.now(), self._entropy(ULID_ENTROPY)),

@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from stepgrant import blocking
-from stepgrant.errors import Denied, MisuseError
+from stepgrant.errors import Denied, MisuseError, Revoked
 from stepgrant.step import CURRENT_STEP
 from stepgrant.testing import ScriptedGateway
+from tests.kit.loop import settled
 
 
 @pytest.fixture
@@ -102,3 +103,35 @@ async def test_on_an_event_loop_blocking_steps_are_refused(gateway):
             blocking.BlockingStep(task.step("orders.get")),
         ):
             pytest.fail("the body runs")
+
+
+async def test_blocking_code_in_a_thread_of_asynchronous_code_works_for_its_client(gateway):
+    @blocking.tool("orders.get")
+    def get(order_id):
+        return order_id
+
+    def work():
+        with blocking.task("Refund"):
+            return get("o")
+
+    async with gateway.client():
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(work) == "o"
+            assert await asyncio.to_thread(work) == "o"
+    assert [failed for _, failed in gateway.closed] == [False, False]
+
+
+def test_what_a_revoked_body_calls_next_is_told_why_it_was_revoked(served):
+    def revoke():
+        loop = next(iter(served._streams))._over._loop
+        asyncio.run_coroutine_threadsafe(served.revoke(served.declared[-1].step_id), loop).result(10)
+
+    with connect(served) as client, client.task("Refund") as task:
+        with pytest.raises(Revoked, match=r"Locked by an operator\.") as revoked:
+            with task.step("orders.get") as parent:
+                revoke()
+                ended = asyncio.run_coroutine_threadsafe(settled(lambda: not parent.live), parent.holder.loop)
+                ended.result(10)
+                task.step("orders.get", parent=parent)
+    assert revoked.value.cause == "locked"
+    assert len(served.declared) == 1

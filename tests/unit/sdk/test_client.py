@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -165,3 +166,21 @@ async def test_a_closed_client_opens_nothing(gateway):
     with pytest.raises(MisuseError, match="connect anew"):
         async with client.task("Refund"):
             pass
+
+
+async def test_a_client_is_used_on_the_loop_that_it_belongs_to(gateway):
+    async def elsewhere(client):
+        async with client.task("Refund"):
+            pytest.fail("the task opens")
+
+    async with gateway.client() as client:
+        assert client.loop is asyncio.get_running_loop()
+        with pytest.raises(MisuseError, match="belongs to another event loop"):
+            await asyncio.to_thread(asyncio.run, elsewhere(client))
+
+
+def test_a_workload_api_that_is_no_socket_is_refused_at_once(monkeypatch):
+    for name, value in {**COMPLETE, "SPIFFE_ENDPOINT_SOCKET": "/run/spire/agent.sock"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MisuseError, match="SPIFFE_ENDPOINT_SOCKET begins with neither unix: nor tcp:"):
+        connect()
