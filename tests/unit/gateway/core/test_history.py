@@ -40,7 +40,7 @@ def test_a_task_has_its_labels_to_its_end_and_those_that_it_began_with_too() -> 
     history = fold([opened(0, "confidential"), granted(1, "a", "untrusted"), event(EventType.TASK_CLOSED, 9, task="t")])
     last = {brought.label: (brought.at, brought.workload, brought.instance_jkt) for brought in history.labels}
     at = START + timedelta(minutes=9)
-    assert last == {label: (at, "spiffe://a/w", JKT) for label in ("confidential", "untrusted")}
+    assert last == dict.fromkeys(("confidential", "untrusted"), (at, "spiffe://a/w", JKT))
     assert history.task_labels == {}
 
 
