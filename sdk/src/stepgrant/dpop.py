@@ -76,13 +76,14 @@ class InstanceKey:
 class ReplayCache:
     """Proofs that were used, each remembered for as long as it would pass again. Full, it refuses: it never forgets early."""
 
-    def __init__(self, capacity: int = REPLAY_CAPACITY) -> None:
+    def __init__(self, capacity: int = REPLAY_CAPACITY, *, since: datetime | None = None) -> None:
+        """`since` is when it began to remember: proofs of an earlier second may have been used before, and are refused."""
         if capacity < 1:
             raise MisuseError("a replay cache holds at least one proof")
         self._capacity = capacity
         self._known: set[bytes] = set()
         self._order: list[tuple[datetime, bytes]] = []
-        self._forgotten_until: datetime | None = None
+        self._forgotten_until = None if since is None else since.replace(microsecond=0) + PROOF_AGE
 
     def remember(self, proof: bytes, *, until: datetime, now: datetime) -> bool:
         """True if the proof (a digest of it) is new; it is remembered up to `until`. False: seen, or no room to tell.

@@ -152,7 +152,10 @@ async def _read(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> byt
             raise _malformed(f"the body takes more than {MAX_ARGUMENTS_BYTES} bytes")
         parts.append(part)
         if not message.get("more_body", False):
-            return b"".join(parts)
+            break
+    if declared is not None and int(declared) != size:  # Such as beside `transfer-encoding` (RFC 9112, section 6.3).
+        raise _malformed("the body is not of the length that content-length says")
+    return b"".join(parts)
 
 
 async def _refuse(send: Send, refused: GrantRefusedError) -> None:

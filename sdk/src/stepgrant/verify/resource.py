@@ -56,7 +56,7 @@ class Verifier:
         self._upstream = upstream
         self._clock = clock
         self._entropy = entropy
-        self._replay = ReplayCache()
+        self._replay = ReplayCache(since=clock.now())
         self._looked_up: timedelta | None = None
         self._look_up_lock = asyncio.Lock()
         self.peers = peers

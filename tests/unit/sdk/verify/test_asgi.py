@@ -170,6 +170,15 @@ async def test_encoded_bodies_and_declared_sizes_beyond_the_bound_are_refused_un
     assert await web.refused([*web.headers(), header]) == (400, "call_malformed")
 
 
+async def test_a_body_of_another_length_than_declared_is_refused_inv_10(web):
+    """INV-10: two lengths, two readings: what stands before the server may have read another request."""
+    length = str(len(BODY)).encode()
+    start, _ = await web.request([*web.headers(), (b"content-length", length)])
+    assert start["status"] == 200
+    web.app.ran.clear()
+    assert await web.refused([*web.headers(jti="2"), (b"content-length", b"2")]) == (400, "call_malformed")
+
+
 async def test_a_client_that_goes_away_is_not_served(web):
     sent: list[Any] = []
 

@@ -15,16 +15,20 @@ from stepgrant.verify.peers import TlsPeers
 from stepgrant.verify.resource import LOOK_UP_AGAIN, Verifier
 from stepgrant.verify.upstream import Redemption
 from tests.kit.ca import FixedSource
-from tests.kit.enforcement import AUDIENCE, ISSUER, REFUND, ResourceDouble, UpstreamDouble, lock
+from tests.kit.enforcement import AUDIENCE, ISSUER, REFUND, SECOND, GatewayDouble, ResourceDouble, UpstreamDouble, lock
 
 
 class Guarded:
     """A verifier over a feed that the test drives and an upstream that it scripts."""
 
-    def __init__(self) -> None:
-        self.resource = ResourceDouble()
+    def __init__(self, binding: Binding = Binding.MTLS) -> None:
+        self.resource = ResourceDouble(GatewayDouble(binding=binding))
         self.gateway = self.resource.gateway
         self.upstream = UpstreamDouble(self.gateway)
+        self.restart()
+
+    def restart(self) -> None:
+        """Another verifier, which remembers nothing."""
         source = FixedSource(self.gateway.trust_domain.snapshot("resource/orders"))
         peers = TlsPeers(source, self.gateway.clock)
         self.verifier = Verifier(
@@ -198,3 +202,17 @@ async def test_what_ends_the_step_while_its_use_is_taken_counts_inv_05(guarded):
 
     guarded.upstream.redeem = redeem
     assert await guarded.refused(guarded.gateway.mint(uses=1)) is RefusalCode.REVOKED
+
+
+async def test_a_proof_from_before_a_restart_is_refused_inv_08():
+    """INV-08: what the former life of the resource has seen is not remembered, so it is not taken."""
+    guarded = Guarded(binding=Binding.KEY)
+    gateway = guarded.gateway
+    token, later = gateway.mint(), gateway.mint(expires_at=gateway.clock.now() + 9 * SECOND)
+    seen = gateway.holder(token)
+    await guarded.verifier.verify(token, REFUND, seen)
+    guarded.resource.pass_time(SECOND)
+    guarded.restart()
+    with pytest.raises(GrantRefusedError, match="used before"):
+        await guarded.verifier.verify(token, REFUND, seen)
+    await guarded.verifier.verify(later, REFUND, gateway.holder(later))
