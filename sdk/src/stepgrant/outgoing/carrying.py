@@ -25,7 +25,7 @@ def carrying_step(audience: str, tool: str | None) -> Step | None:
 def step_for(call: Call) -> Step | None:
     """A new step for this very call, a child of the current one; None when no task is open here."""
     task = CURRENT_TASK.get()
-    return None if task is None else task.step(call.tool, call.arguments, parent=CURRENT_STEP.get(), renew=False)
+    return None if task is None else task.step(call.tool, call.arguments, parent=CURRENT_STEP.get())
 
 
 def refuse_other_audience(step: Step, audience: str) -> None:

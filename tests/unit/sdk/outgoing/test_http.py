@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from stepgrant.grant import Binding
 from stepgrant.guard import task
 from stepgrant.outgoing.http import HttpAuth
 from stepgrant.testing import GrantRule
+from tests.kit.clock import ManualClock
 from tests.kit.loop import interrupted
 
 MAIL = "https://mail.acme.org"
@@ -272,3 +274,17 @@ async def test_the_proof_names_the_origin_in_its_normal_form(gateway):
             jkt=step.holder.instance_key.jkt,
             replay=ReplayCache(),
         )
+
+
+async def test_a_call_that_takes_longer_than_its_grant_is_renewed_like_any_body(gateway):
+    clock = ManualClock(datetime.now(UTC))
+
+    class Slow(Wire):
+        async def handle_async_request(self, request):
+            clock.advance(timedelta(seconds=19))
+            await gateway.until(lambda: gateway.renewed)
+            return self.handle_request(request)
+
+    async with gateway.client(clock=clock), task("Refund"), client(Slow(), CALLS) as http:
+        assert (await http.get(MAIL + "/inbox")).status_code == 200
+    assert [one.failed for one in gateway.reported] == [False]
