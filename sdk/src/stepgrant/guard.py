@@ -66,6 +66,7 @@ def tool(
             async def guarded(*args: _P.args, **kwargs: _P.kwargs) -> Any:
                 async with _step(name, bind(args, kwargs), purpose, wanted_ttl) as step:
                     value = await function(*args, **kwargs)
+                    _refuse_unfinished(name, value)
                     _note(step, value)
                     return value
 
@@ -75,6 +76,7 @@ def tool(
         def guarded_blocking(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             with BlockingStep(_step(name, bind(args, kwargs), purpose, wanted_ttl)) as step:
                 value = function(*args, **kwargs)
+                _refuse_unfinished(name, value)
                 _note(step, value)
                 return value
 
@@ -92,6 +94,18 @@ def _step(name: str, arguments: dict[str, object], purpose: str, wanted_ttl: tim
             "and in a thread of your own through `contextvars.copy_context().run`"
         )
     return current.step(name, arguments, purpose=purpose, wanted_ttl=wanted_ttl, parent=CURRENT_STEP.get())
+
+
+def _refuse_unfinished(name: str, value: object) -> None:
+    """Raises when the body has yet to run: a wrapper that is not `async def` may return what is."""
+    if inspect.iscoroutine(value):
+        value.close()
+    elif not (inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value)):
+        return
+    raise MisuseError(
+        f"{name} returned a {type(value).__name__}, whose body would run after its step: "
+        "make the function `async def` and await it there, or return a list"
+    )
 
 
 def _note(step: Step, value: object) -> None:

@@ -225,3 +225,28 @@ async def test_the_program_of_the_design_works_as_written(gateway):
         {"order_id": "ord_00000042", "amount": Decimal("98.7")},
     ]
     assert len(gateway.reported) == 2
+
+
+async def test_inv_5_a_body_that_would_run_after_its_step_does_not_run(gateway):
+    """Decorators of others may hide that a function is asynchronous, or make it lazy."""
+
+    async def body():
+        pytest.fail("the body runs")
+
+    def lazy():
+        yield pytest.fail("the body runs")
+
+    @tool("orders.get")
+    def hidden():
+        return body()
+
+    @tool("orders.get")
+    async def generating():
+        return lazy()
+
+    async with gateway.client(), task("Refund"):
+        with pytest.raises(MisuseError, match="returned a coroutine, whose body would run after its step"):
+            await asyncio.to_thread(hidden)
+        with pytest.raises(MisuseError, match="returned a generator"):
+            await generating()
+    assert [(one.failed, one.error_class) for one in gateway.reported] == [(True, "MisuseError")] * 2
