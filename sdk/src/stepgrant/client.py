@@ -56,6 +56,7 @@ class Client:
         self._clock = clock
         self._links: Links | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
         self._closed = False
         self._current: Token[Client | None] | None = None
 
@@ -80,7 +81,7 @@ class Client:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop that it belongs to: the one that it was entered on, or used on first."""
-        return self._loop
+        return self._loop if os.getpid() == self._process else None
 
     @asynccontextmanager
     async def task(
@@ -155,8 +156,8 @@ class Client:
         if self._closed:
             raise MisuseError("this client is closed: connect anew")
         loop = asyncio.get_running_loop()
-        if self._loop not in {None, loop}:
-            raise MisuseError("this client belongs to another event loop: connect on the loop that uses it")
+        if self._loop not in {None, loop} or os.getpid() != self._process:
+            raise MisuseError("this client belongs to another event loop or process: connect where it is used")
         self._loop = loop
         if self._links is None:
             self._links = Links(self._address, self._gateway_id, self._identity, clock.now)

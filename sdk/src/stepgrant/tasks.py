@@ -42,6 +42,7 @@ class Task:
         self._task_type = task_type
         self._clock = clock
         self._entropy = entropy
+        self._process = os.getpid()
         self.holder = holder
 
     def __repr__(self) -> str:
@@ -95,9 +96,13 @@ class Task:
 
         Raises:
             Revoked: the parent has ended against the program's will.
-            MisuseError: not a tool name, a negative lifetime, or a purpose beyond MAX_PURPOSE characters.
+            MisuseError: another process, not a tool name, a negative lifetime, or a purpose beyond MAX_PURPOSE characters.
             ArgumentsInvalidError: strict JSON cannot carry the arguments, or they are too large.
         """
+        if os.getpid() != self._process:
+            raise MisuseError(
+                f"{tool} was called in another process than its task was opened in: open one here as well"
+            )
         try:
             parse_tool(tool)
         except InvalidIdError as error:

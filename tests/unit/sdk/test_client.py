@@ -175,7 +175,7 @@ async def test_a_client_is_used_on_the_loop_that_it_belongs_to(gateway):
 
     async with gateway.client() as client:
         assert client.loop is asyncio.get_running_loop()
-        with pytest.raises(MisuseError, match="belongs to another event loop"):
+        with pytest.raises(MisuseError, match="belongs to another event loop or process"):
             await asyncio.to_thread(asyncio.run, elsewhere(client))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import pytest
@@ -44,3 +45,16 @@ async def test_a_task_knows_its_id_its_end_and_whether_it_is_open(gateway):
 
 def test_members_are_sent_as_canonical_json():
     assert json_object({"b": 1.0, "a": [None, True]}, 100, "x") == '{"a":[null,true],"b":1}'
+
+
+async def test_a_forked_child_is_told_to_open_its_own_task_and_does_not_wait_for_ever(gateway, monkeypatch):
+    """The loop that serves the task does not run there, so no answer would ever come."""
+    async with gateway.client() as client, client.task("Refund") as task:
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 1)
+            with pytest.raises(MisuseError, match="another process than its task was opened in"):
+                task.step("orders.get")
+            assert client.loop is None
+            with pytest.raises(MisuseError, match="another event loop or process"):
+                async with client.task("Refund"):
+                    pytest.fail("the task opens")
