@@ -173,13 +173,17 @@ class Recorder:
         return receipt
 
     def checkpoint(self) -> Checkpoint | None:
-        """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer."""
+        """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer.
+
+        Also when nothing was recorded meanwhile: the SVID that has signed it expires, and who begins to watch then
+        could not verify it.
+        """
         if self._signer is None or self._head.sequence == 0:
             return self._checkpoint
         last, now = self._checkpoint, self._clock.monotonic()
         ahead = self._head.sequence - (last.sequence if last else 0)
         due = last is None or ahead >= CHECKPOINT_EVENTS or now - self._checkpoint_at >= CHECKPOINT_SPAN
-        if ahead and due:
+        if due:
             try:
                 signature, chain = self._signer.sign(checkpoint_message(self._head))
             except Exception:
