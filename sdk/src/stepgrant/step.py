@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Step:
         self._timers: list[Timer] = []
         self._renewal: asyncio.Task[Grant] | None = None
         self._body: asyncio.Task[Any] | None = None
+        self._interrupt: Callable[[], object] | None = None
         self._cancelled_by_us = False
         self._outer_cancels = 0
         self._current: Token[Step | None] | None = None
@@ -222,6 +224,12 @@ class Step:
                 ) from lost
             _log.warning("The outcome of a step that had ended was not reported: %s", lost)
 
+    def interrupts(self, work: Callable[[], object]) -> None:
+        """Has `work` called when the step ends against the program's will: for what runs under it and is no body."""
+        self._interrupt = work
+        if self._ended is not None:
+            work()
+
     def refuse_ended(self) -> None:
         """Raises Revoked when the step has ended against the program's will."""
         if self._ended is not None:
@@ -275,6 +283,8 @@ class Step:
         self._ended = end
         self._stop_timers()
         self._cancel_body()
+        if self._interrupt is not None:
+            self._interrupt()
 
     def _cancel_body(self) -> None:
         if self._body is not None and not self._cancelled_by_us:

@@ -168,12 +168,16 @@ class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[t
 
     async def _answers(self, step: Step, call: Any) -> AsyncIterator[Any]:
         """The answers; the step lasts as long as they come, and what comes after its end is not handed on."""
+        step.interrupts(call.cancel)
         try:
             async for answer in call:
                 step.refuse_ended()
                 yield answer
         except BaseException as error:
             await step.finish(error)
+            current = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and not (current and current.cancelling()):
+                step.refuse_ended()  # The call was cancelled with the step, and not by who reads the answers.
             raise
         await step.finish(None)
 

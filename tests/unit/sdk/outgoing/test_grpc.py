@@ -9,13 +9,13 @@ import pytest
 
 from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client
-from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError, MisuseError
+from stepgrant.errors import Denied, GatewayUnavailableError, GrantRefusedError, MisuseError, Revoked
 from stepgrant.grant import Binding
 from stepgrant.guard import task
 from stepgrant.outgoing.grpc import channel
 from stepgrant.testing import GrantRule, ThrowAwayAuthority
 from stepgrant.v1 import agent_pb2
-from tests.kit.loop import settled
+from tests.kit.loop import interrupted, settled
 
 ORDERS = "spiffe://test.stepgrant.test/orders"
 GET = "/acme.Orders/Get"
@@ -241,3 +241,21 @@ async def test_a_call_under_a_grant_that_is_dead_for_good_is_not_made_again(gate
             with pytest.raises(grpc.aio.AioRpcError):
                 _ = [one async for one in search(connection)(Message(step_id="y"))]
     assert len(resource.seen) == 2
+
+
+async def test_inv_5_a_stream_of_answers_ends_with_its_step_also_while_none_comes(gateway):
+    class Stalled(Resource):
+        async def _many(self, message, context):
+            yield message
+            await interrupted()
+
+    async with serving(gateway, resource=Stalled()) as (_, target), gateway.client(), task("Refund"):
+        async with channel(ORDERS, target, calls=CALLS) as connection:
+            answers = search(connection)(Message(step_id="y"))
+            heard = 0
+            with pytest.raises(Revoked, match="locked"):
+                async for _ in answers:
+                    heard += 1
+                    await gateway.revoke(gateway.declared[0].step_id)
+    assert heard == 1
+    assert [(one.failed, one.late) for one in gateway.reported] == [(True, True)]
