@@ -158,6 +158,8 @@ class Operating:
             try:
                 await self._journal.record(self.activation(policy, by)).durable()
             except UnrecordedError:
+                # The record may become durable after all; the last word on record is what is in force.
+                self._journal.record_end(self.activation(self._state.policy, by))
                 unrecorded = Finding(
                     "catalog.yaml", 0, "", "the ledger cannot record the activation; the running set stays."
                 )

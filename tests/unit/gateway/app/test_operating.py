@@ -241,3 +241,25 @@ async def test_a_restart_launders_no_label() -> None:
         later = built.clock.now() + timedelta(minutes=50)
         restore(state, history, later)
         assert state.memory[AGENT] == {"confidential": later}
+
+
+async def test_an_activation_that_was_too_late_is_not_the_last_word_on_record(tmp_path: Path) -> None:
+    """INV-14: the record names the set that decides."""
+    store = FaultyStore()
+    directory = copy_of_support(tmp_path)
+    async with heart(store, directory) as built:
+        before = built.state.policy.digest
+        (directory / "more.cedar").write_text(
+            '@id("more")\nforbid (principal, action == Action::"mail.read", resource);\n'
+        )
+        for case in (directory / "tests").iterdir():
+            case.unlink()
+        store.block()
+        reloading = asyncio.ensure_future(built.operating.reload_policy(OPERATOR))
+        assert await asyncio.to_thread(store.entered.wait, 20)
+        assert not (await built.while_time_passes(reloading)).activated
+        store.free.set()
+        await built.open()
+        active = [event.data["policy"] for event in events(built) if event.type is EventType.POLICY_ACTIVATED]
+        assert len(active) == 2
+        assert active[-1] == built.state.policy.digest == before
