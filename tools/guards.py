@@ -53,9 +53,9 @@ def copy_tree(to: Path) -> None:
 def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     """Pytest on a tree, which comes before whatever is installed."""
     path = os.pathsep.join(str(tree / part) for part in ("sdk/src", "gateway/src"))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "STEPGRANT_GUARDS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 def check_guard(tree: Path, guard: Guard) -> str | None:
