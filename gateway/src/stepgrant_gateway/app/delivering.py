@@ -11,11 +11,12 @@ from stepgrant.grant import Binding, GrantClaims
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.authorizer import Decided
 from stepgrant_gateway.app.expiry import Deadline, Deadlines
-from stepgrant_gateway.app.refusals import over
+from stepgrant_gateway.app.refusals import denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
 from stepgrant_gateway.core.boundary import Audienced, StepGranted
 from stepgrant_gateway.core.decision import Call
+from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock, Entropy, Minter
 from stepgrant_gateway.core.steps import StepInput
 
@@ -65,7 +66,14 @@ class Delivery:
         """The answer with the token, minted now; a denial if the step has ended meanwhile."""
         if not step.live or step.grant is not grant:
             return over(step)
-        token = self._signing.minter.mint(self._claims(task, step, call, grant))
+        try:
+            token = self._signing.minter.mint(self._claims(task, step, call, grant))
+        except GatewayError as error:
+            # On record and yet not to be had: a grant beyond its size, or no key to sign it with.
+            reason = "its grant could not be signed."
+            self._endings.end_step(task, step, StepInput.REVOKE, code="undelivered", reason=reason, by="gateway")
+            unsigned = limit(f"the grant could not be signed: {error}.", "ask the operator.")
+            return denial(unsigned, grant.decision_id, step.key[1])
         grant.answer = StepGranted(
             step_id=step.key[1],
             decision_id=grant.decision_id,

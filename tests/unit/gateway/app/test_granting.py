@@ -10,7 +10,6 @@ from stepgrant.grant import from_payload
 from stepgrant.ids import ulid
 from stepgrant_gateway.app.granting import StepExistsError
 from stepgrant_gateway.core.boundary import Outcome, ReportStep, StepEnded, StepGranted
-from stepgrant_gateway.tokens.keys import NoKeyError
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, MAIL, MAIL_AUDIENCE, ORDERS, TRIAGE, heart
 from tests.kit.tokens import payload_of
@@ -268,8 +267,9 @@ async def test_a_renewal_that_cannot_be_minted_leaves_no_grant_alive() -> None:
         lease = await built.open()
         first = await built.granted(lease, "orders.search", {"query": "shoes"})
         built.keys._active = None
-        with pytest.raises(NoKeyError):
-            await lease.renew(first.step_id)
+        denial = await lease.renew(first.step_id)
+        assert isinstance(denial, Denial)
+        assert denial.code is DenialCode.LIMIT_EXCEEDED
         assert built.feed.revoked(first.grant_id) is not None
 
 
@@ -290,3 +290,14 @@ async def test_a_renewal_during_which_the_last_use_is_taken_brings_no_grant_with
         assert isinstance(answer, Denial)
         assert answer.code is DenialCode.USES_EXHAUSTED
         assert (await taking).accepted
+
+
+async def test_a_grant_that_cannot_be_signed_is_a_denial_and_its_step_has_ended() -> None:
+    """INV-04: a key that ends before the grant signs nothing."""
+    async with heart() as built:
+        built.clock.advance(built.keys.active().not_after - built.clock.now() - timedelta(seconds=10))
+        lease = await built.open(peer=built.peer())
+        denial = await denied(built, lease, "orders.get", ORDER)
+        assert denial.code is DenialCode.LIMIT_EXCEEDED
+        assert "signing key" in denial.reason
+        assert not built.state.tasks[lease.opened.task_id].live
