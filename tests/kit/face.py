@@ -35,6 +35,7 @@ from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
+from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.server import Server
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
@@ -169,14 +170,14 @@ class Face:
         self.redeeming = FakeRedeeming()
         self.feed = FakeFeed()
         self.live = LiveCalls(self.clock, self.verify)
-        self.agent = AgentService(
-            self.tasks, Speaker(GATEWAY_ID, INSTANCE, LIMITS), self.live, self.clock, lambda count: b"n" * count
-        )
+        self.quotas = Quotas(self.clock)
+        speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
+        self.agent = AgentService(self.tasks, speaker, self.live, self.clock, lambda count: b"n" * count, self.quotas)
 
         def denied(method: str, reason: str) -> None:
             self.denied.append((method, reason))
 
-        interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied)
+        interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
         verifier = VerifierService(self.redeeming, self.feed, self.live)
         operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
         self.server = Server(interceptor, self.agent, verifier, operator)

@@ -47,6 +47,7 @@ from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
+from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.server import Server
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
@@ -261,14 +262,15 @@ async def _face(config: Config, world: World, instance_id: str, application: App
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
     speaker = Speaker(str(config.gateway.issuer), instance_id, limits)
-    agent = AgentService(application.tasks, speaker, live, clock, world.entropy)
+    quotas = Quotas(clock)
+    agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas)
     operators = frozenset(str(operator) for operator in config.gateway.operators)
 
     def tail(after: int, follow: bool) -> AsyncIterator[Record]:
         return application.recorder.tail(after, follow=follow)
 
     server = Server(
-        IdentityInterceptor(peers.verify, listener.stale, denied.record),
+        IdentityInterceptor(peers.verify, listener.stale, denied.record, quotas),
         agent,
         VerifierService(application.redeeming, application.feed, live),
         OperatorService(application.operating, tail, operators, live, denied.record),

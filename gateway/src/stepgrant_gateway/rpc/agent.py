@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ from stepgrant_gateway.core.ports import Clock, Entropy
 from stepgrant_gateway.rpc.caller import current_caller
 from stepgrant_gateway.rpc.limits import NONCE_BYTES
 from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.quotas import Errand, Quotas
 from stepgrant_gateway.rpc.status import CallLostError, abort
 from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskOpener, TaskStream
 
@@ -19,12 +21,15 @@ from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskOpener, TaskS
 class AgentService(agent_pb2_grpc.AgentGatewayServicer):
     """Serves one task a stream. When the stream ends, however it does, its lease has ended before anything else."""
 
-    def __init__(self, tasks: TaskOpener, speaker: Speaker, live: LiveCalls, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, tasks: TaskOpener, speaker: Speaker, live: LiveCalls, clock: Clock, entropy: Entropy, quotas: Quotas
+    ) -> None:
         self._tasks = tasks
         self._speaker = speaker
         self._live = live
         self._clock = clock
         self._entropy = entropy
+        self._quotas = quotas
         self._listeners: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -41,7 +46,8 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
         if self._draining:
             await abort(context, CallLostError("draining", "this gateway stops and opens no tasks"))
         caller = current_caller()
-        stream = TaskStream(caller, self._tasks, self._speaker, self._clock, self._entropy(NONCE_BYTES))
+        patience = partial(self._quotas.wait, Errand.DECLARE, caller.id)
+        stream = TaskStream(caller, self._tasks, self._speaker, self._clock, self._entropy(NONCE_BYTES), patience)
         call = self._live.enter(caller, stream.lose)
         stream.greet()
         listener = self._listen(stream, context)

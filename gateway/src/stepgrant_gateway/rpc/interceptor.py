@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from stepgrant.errors import InvalidInputError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Caller, Evidence, set_caller
+from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.status import CallLostError, UnauthenticatedError, abort
 
 HEALTH_SERVICE: Final = "/grpc.health.v1.Health/"
@@ -28,7 +30,8 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Verifies the peer of each call, and hands it on as `current_caller()`.
 
     `verify` raises an InvalidInputError for a peer that is not verified; `stale` says why the gateway's own credentials
-    are too old to judge anybody by, or None. `denied` hears who was turned away, for the ledger.
+    are too old to judge anybody by, or None. `denied` hears who was turned away, for the ledger. `quotas` bounds what each
+    identity may ask, before its request is looked at.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         verify: Callable[[Evidence], Peer],
         stale: Callable[[], str | None],
         denied: Callable[[str, str], None],
+        quotas: Quotas,
     ) -> None:
         self._verify = verify
         self._stale = stale
         self._denied = denied
+        self._quotas = quotas
 
     async def intercept_service(  # type: ignore[override]  # the stubs forget that None means "no such method"
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -63,11 +68,14 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             raise TypeError(f"{method} is not served by a coroutine, so nothing could guard it")
 
         async def guarded(request: Any, context: _Context) -> Any:
-            try:
-                set_caller(self._admit(method, context, bearer=bearer))
-            except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody gets past
-                await abort(context, error)
-            return await behaviour(request, context)
+            with ExitStack() as admission:
+                try:
+                    caller = self._admit(method, context, bearer=bearer)
+                    admission.enter_context(self._quotas.admitted(method, caller.id))
+                    set_caller(caller)
+                except Exception as error:  # noqa: BLE001 - whatever went wrong, nobody gets past
+                    await abort(context, error)
+                return await behaviour(request, context)
 
         return handler._replace(**{kind: guarded})  # type: ignore[no-any-return]  # as above
 

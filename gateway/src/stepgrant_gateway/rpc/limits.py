@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from stepgrant_gateway.core.buckets import Rate
+
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """One message: 64 KiB of arguments, an envelope, and room for escapes in both."""
 MAX_METADATA_BYTES: Final = 16 * 1024
@@ -40,3 +42,22 @@ OPEN_WITHIN: Final = timedelta(seconds=10)
 """From Challenge to Open. An agent answers in a round trip; a stream without a task must not stay."""
 RETRY_AFTER: Final = timedelta(milliseconds=50)
 """When an overloaded stream may try again: a few commits of the ledger later."""
+
+MAX_IDENTITIES: Final = 16_384
+"""Identities whose askings are counted apart, per errand; further ones share one bucket."""
+DECLARE_RATE: Final = Rate(per_second=200, burst=1_000)
+"""Declares and renewals of one identity, over all its streams: several times what an agent with a model in it does."""
+OPEN_RATE: Final = Rate(per_second=50, burst=500)
+"""Streams, each of which brings a task: a signature to check, a decision and a record."""
+ENFORCE_RATE: Final = Rate(per_second=1_000, burst=5_000)
+"""Redemptions and attestations: one resource serves many agents, and each of its calls may need both."""
+WATCH_RATE: Final = Rate(per_second=10, burst=100)
+"""Subscriptions, each of which gets a snapshot of all that is revoked."""
+OPERATE_RATE: Final = Rate(per_second=20, burst=200)
+LOCK_RATE: Final = Rate(per_second=20, burst=200)
+MAX_TASKS_PER_IDENTITY: Final = 2_000
+"""Open task streams of one identity: a tenth of what the gateway holds."""
+MAX_WATCHES_PER_IDENTITY: Final = 64
+"""Subscriptions of one identity: the replicas of one resource."""
+PLACE_RETRY_AFTER: Final = timedelta(seconds=1)
+"""When to look for a free place: they come free as calls end, which nobody can foretell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, ClassVar, Final, NoReturn
 
 import grpc
@@ -13,6 +14,8 @@ from stepgrant_gateway.core.errors import GatewayError
 
 ERROR_CODE_KEY: Final = "stepgrant-error"
 """Trailing metadata key that carries the stable error code."""
+RETRY_AFTER_KEY: Final = "stepgrant-retry-after-ms"
+"""Trailing metadata key that says, beside `overloaded`, in how many milliseconds to ask again."""
 
 STATUS: Final[Mapping[str, grpc.StatusCode]] = {
     "protocol_error": grpc.StatusCode.INVALID_ARGUMENT,
@@ -49,9 +52,13 @@ class UnauthenticatedError(GatewayError):
 
 
 class OverloadedError(GatewayError):
-    """More at once than the bounds of the stream allow."""
+    """More than the bounds of a stream or of an identity allow; `retry_after` says when to ask again, if that helps."""
 
     code = "overloaded"
+
+    def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class OpenLateError(ProtocolError):
@@ -84,5 +91,8 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
     status, text, code = status_of(error)
     if status is grpc.StatusCode.INTERNAL:
         _log.error("A call failed.", exc_info=error)
-    await context.abort(status, text, ((ERROR_CODE_KEY, code),))
+    metadata: tuple[tuple[str, str], ...] = ((ERROR_CODE_KEY, code),)
+    if isinstance(error, OverloadedError) and error.retry_after is not None:
+        metadata += ((RETRY_AFTER_KEY, str(error.retry_after // timedelta(milliseconds=1))),)
+    await context.abort(status, text, metadata)
     raise AssertionError("abort raises")  # pragma: no cover - grpc.aio's abort always raises

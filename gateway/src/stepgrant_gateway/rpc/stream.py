@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Protocol
 
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
@@ -46,6 +47,9 @@ STREAM_LOST: Final = "stream_lost"
 
 Read = Callable[[], Awaitable[Any]]
 """The next AgentMessage, or `grpc.aio.EOF`."""
+
+Patience = Callable[[], timedelta | None]
+"""None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
 
 
 class Lease(Protocol):
@@ -90,13 +94,16 @@ class Speaker:
 class TaskStream:
     """Reads the agent's messages in order, lets the application handle them at once, and queues the answers."""
 
-    def __init__(self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes) -> None:
+    def __init__(
+        self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes, patience: Patience
+    ) -> None:
         self.outbox = Outbox(lambda: self.end(STREAM_LOST, "the gateway ended the stream on an error"))
         self._caller = caller
         self._tasks = tasks
         self._speaker = speaker
         self._clock = clock
         self._nonce = nonce
+        self._patience = patience
         self.opening = False
         self._lease: Lease | None = None
         self._over: tuple[str, str] | None = None
@@ -207,8 +214,12 @@ class TaskStream:
         lease = self._leased()
         match message.WhichOneof("message"):
             case "declare":
+                if self._too_often(number, message.declare.step_id):
+                    return
                 self._spawn(self._declare(lease, number, message.declare), waits=True)
             case "renew":
+                if self._too_often(number, message.renew.step_id):
+                    return
                 self._spawn(self._renew(lease, number, message.renew), waits=True)
             case "report":
                 self._spawn(self._report(lease, number, message.report), waits=False)
@@ -278,6 +289,17 @@ class TaskStream:
 
     def _last(self, message: agent_pb2.GatewayMessage) -> None:
         self.outbox.finish(message)
+
+    def _too_often(self, number: int, step_id: str) -> bool:
+        """True, and answered, if this workload declares faster than it may: what it asks is not even looked at."""
+        wait = self._patience()
+        if wait is None:
+            return False
+        step_id = wire.ulid_field(step_id, "step_id")
+        reason = "this workload declares and renews faster than it may"
+        denial = Denial(DenialCode.OVERLOADED, reason, "wait, then ask again", step_id=step_id, retry_after=wait)
+        self._answer(number, denial)
+        return True
 
     def _busy(self, step_id: str) -> Denial | None:
         if self._waiting <= MAX_WAITING:

@@ -19,7 +19,8 @@ NONCE = b"n" * 32
 async def test_the_lease_of_an_agent_that_does_not_read_ends_although_nothing_can_be_written_to_it():
     """INV-05: what the gateway takes for gone holds nothing any more."""
     tasks = FakeTasks()
-    stream = TaskStream(Caller(AGENT, {}), tasks, Speaker(GATEWAY_ID, INSTANCE, LIMITS), ManualClock(), NONCE)
+    speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
+    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, ManualClock(), NONCE, lambda: None)
     messages: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
     messages.put_nowait(agent_pb2.AgentMessage(request=1, open=opening(NONCE)))
     listening = asyncio.get_running_loop().create_task(stream.listen(messages.get))
