@@ -85,8 +85,12 @@ async def running_gateway(
     ledger: Path | None = None,
     operators: tuple[str, ...] = ("operator/jo",),
     clock: Clock | None = None,
+    settings: str = "",
 ) -> AsyncIterator[Running]:
-    """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`."""
+    """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`.
+
+    `settings`: further lines of its gateway.toml.
+    """
     clock = clock or SystemClock()
     domain = DevTrustDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
     listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
@@ -103,6 +107,7 @@ source = "workload_api"
 {recorded}
 [inputs]
 discard = true
+{settings}
 """
     # Socket paths are short, so not under pytest's own directory.
     with tempfile.TemporaryDirectory(prefix="sg") as folder:

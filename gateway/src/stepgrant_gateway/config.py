@@ -15,10 +15,12 @@ from stepgrant.errors import InvalidIdError
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.policy.findings import nearest
+from stepgrant_gateway.rpc.limits import DECLARE_RATE, MAX_TASKS_PER_IDENTITY, OPEN_RATE
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 MAX_OPERATORS: Final = 256
 MAX_KEPT_DAYS: Final = 3650
+MAX_LIMIT: Final = 100_000
 _PREFIX: Final = "insecure_"
 _Settings = TypeVar("_Settings")
 
@@ -122,6 +124,12 @@ def _days(value: object, place: Place) -> timedelta:
     return timedelta(days=value)
 
 
+def _limit(value: object, place: Place) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_LIMIT:
+        raise place.error(f"a whole number from 1 to {MAX_LIMIT} is wanted")
+    return value
+
+
 def _setting(doc: str, read: Callable[[object, Place], Any], default: Any = MISSING) -> Any:
     metadata = {"doc": doc, "read": read}
     return (
@@ -190,6 +198,17 @@ class InputSettings:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """What one SPIFFE ID may ask of this gateway; a rate is multiplied for what may come at once after a pause."""
+
+    declares_per_second: int = _setting(
+        "Declares and renewals; five times as many at once.", _limit, DECLARE_RATE.per_second
+    )
+    opens_per_second: int = _setting("Openings of tasks; ten times as many at once.", _limit, OPEN_RATE.per_second)
+    open_tasks: int = _setting("Task streams open at once.", _limit, MAX_TASKS_PER_IDENTITY)
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """One gateway.toml. `insecure` names the insecure choices in it, which the ledger records."""
@@ -199,6 +218,7 @@ class Config:
     identity: IdentitySettings
     ledger: LedgerSettings
     inputs: InputSettings
+    limits: LimitSettings
     insecure: tuple[str, ...]
 
 
@@ -207,6 +227,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = {
     "identity": IdentitySettings,
     "ledger": LedgerSettings,
     "inputs": InputSettings,
+    "limits": LimitSettings,
 }
 
 
@@ -241,6 +262,7 @@ def parse_config(data: bytes, file: Path) -> Config:
         identity=_section(IdentitySettings, "identity", document, file, lines),
         ledger=_section(LedgerSettings, "ledger", document, file, lines),
         inputs=_section(InputSettings, "inputs", document, file, lines),
+        limits=_section(LimitSettings, "limits", document, file, lines),
         insecure=tuple(
             f"{section}.{key}"
             for section, table in document.items()

@@ -31,7 +31,7 @@ from stepgrant_gateway.app.restoring import restore
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS, State
-from stepgrant_gateway.config import Config, IdentitySettings, InputSettings, LedgerSettings
+from stepgrant_gateway.config import Config, IdentitySettings, InputSettings, LedgerSettings, LimitSettings
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History, fold
@@ -47,7 +47,7 @@ from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
-from stepgrant_gateway.rpc.quotas import Quotas
+from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand, Quotas
 from stepgrant_gateway.rpc.server import Server
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
@@ -262,7 +262,7 @@ async def _face(config: Config, world: World, instance_id: str, application: App
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
     speaker = Speaker(str(config.gateway.issuer), instance_id, limits)
-    quotas = Quotas(clock)
+    quotas = _quotas(config.limits, clock)
     agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas)
     operators = frozenset(str(operator) for operator in config.gateway.operators)
 
@@ -304,6 +304,16 @@ async def _face(config: Config, world: World, instance_id: str, application: App
     pulse.start()
     stack.callback(pulse.stop)
     return port
+
+
+def _quotas(settings: LimitSettings, clock: Clock) -> Quotas:
+    declare, opening = RATES[Errand.DECLARE], RATES[Errand.OPEN]
+    rates = {
+        **RATES,
+        Errand.DECLARE: declare.at(settings.declares_per_second),
+        Errand.OPEN: opening.at(settings.opens_per_second),
+    }
+    return Quotas(clock, rates, {**PLACES, Errand.OPEN: settings.open_tasks})
 
 
 def _look(identity: IdentitySource) -> None:

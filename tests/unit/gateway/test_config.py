@@ -193,3 +193,14 @@ def test_lines_of_keys_are_found_in_tables_and_dotted_keys():
     lines = key_lines('a = 1\n[b]\nc = 2\n  [b."d"]\ne.f = 3\n')
 
     assert lines == {"a": 1, "b": 2, "b.c": 3, "b.d": 4, "b.d.e.f": 5}
+
+
+def test_what_one_workload_may_ask_has_defaults_and_can_be_set():
+    assert (parsed(GOOD).limits.declares_per_second, parsed(GOOD).limits.open_tasks) == (200, 2_000)
+    assert parsed(GOOD + "[limits]\nopens_per_second = 7\n").limits.opens_per_second == 7
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "true", '"9"', "1.5", "100001"])
+def test_a_limit_that_lets_nobody_or_everybody_through_is_refused_with_its_line(value):
+    """INV-13: no value of a limit switches it off."""
+    assert "gateway.toml:15: limits.open_tasks: a whole number" in refused(f"{GOOD}[limits]\nopen_tasks = {value}\n")

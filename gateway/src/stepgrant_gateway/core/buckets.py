@@ -23,6 +23,10 @@ class Rate:
         if self.per_second < 1 or self.burst < 1:
             raise ValueError(f"a rate of {self.per_second} a second and {self.burst} at once lets nobody through")
 
+    def at(self, per_second: int) -> Rate:
+        """The rate of `per_second` that gives as many seconds' worth at once."""
+        return Rate(per_second, max(self.burst * per_second // self.per_second, 1))
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
@@ -61,7 +65,8 @@ class TokenBucket:
 
 class Buckets:
     """One bucket a key, for at most `most` keys; keys beyond that share one, so that memory has an end and nobody is
-    let through for being new. A key that has not asked for so long that its bucket is full gives its place up."""
+    let through for being new. A key that has not asked for so long that its bucket is full gives its place up.
+    """
 
     def __init__(self, rate: Rate, most: int) -> None:
         self._rate = rate

@@ -69,6 +69,11 @@ def test_a_rate_that_lets_nobody_through_is_refused(wrong):
         Rate(*wrong)
 
 
+def test_another_rate_gives_as_many_seconds_at_once():
+    assert THREE.at(6) == Rate(6, 10)
+    assert Rate(1000, 10).at(1) == Rate(1, 1)
+
+
 @given(
     rate=st.builds(Rate, st.integers(1, 5_000), st.integers(1, 50)),
     steps=st.lists(st.integers(0, 2_000_000), max_size=200),
