@@ -13,3 +13,9 @@ def log_to_stderr(*, verbose: bool = False) -> None:
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
     )
+
+
+def keep_quiet() -> None:
+    """Logs nothing: for a command that says itself what it found."""
+    for name in ("stepgrant", "spiffe"):
+        logging.getLogger(name).addHandler(logging.NullHandler())

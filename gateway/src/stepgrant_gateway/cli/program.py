@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stepgrant_gateway.cli import audit, dev, locks, policy, serve, tasks
+from stepgrant_gateway.cli import audit, dev, doctor, locks, policy, serve, tasks
 from stepgrant_gateway.cli.exits import EPILOG
 
 program = typer.Typer(
@@ -17,6 +17,7 @@ program = typer.Typer(
 )
 program.add_typer(dev.program, name="dev")
 program.command("serve", epilog=EPILOG)(serve.serve)
+program.command("doctor", epilog=EPILOG)(doctor.doctor)
 program.add_typer(policy.program, name="policy")
 program.command("lock", epilog=EPILOG)(locks.lock)
 program.command("unlock", epilog=EPILOG)(locks.unlock)

@@ -16,6 +16,7 @@ from stepgrant_gateway.cli.program import program
 
 COMMANDS = [
     ["serve"],
+    ["doctor"],
     ["dev"],
     ["dev", "run"],
     ["policy", "check"],

@@ -1,0 +1,65 @@
+"""One thing that `stepgrant doctor` looked at: how it is, and what to type if it is not well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final
+
+from stepgrant_gateway.cli.exits import Exit
+
+LATE: Final = 5
+"""An SVID should have been replaced when less than this part of its life is left; SPIRE does it at the half."""
+
+
+class State(Enum):
+    """How something is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`says` is what was found, `todo` what to do or type; `exit` is the status that a failure ends the command with."""
+
+    name: str
+    state: State
+    says: str
+    todo: str = ""
+    exit: Exit = Exit.OK
+
+
+def good(name: str, says: str) -> Check:
+    """All is well."""
+    return Check(name, State.OK, says)
+
+
+def doubtful(name: str, says: str, todo: str) -> Check:
+    """It works, and should be looked at."""
+    return Check(name, State.WARNING, says, todo)
+
+
+def failed(name: str, says: str, todo: str, status: Exit) -> Check:
+    """It does not work."""
+    return Check(name, State.FAILED, says, todo, status)
+
+
+def life(name: str, who: str, not_before: datetime, not_after: datetime, now: datetime) -> Check:
+    """How long an SVID is still good; a warning when its successor is late."""
+    left = not_after - now
+    says = f"{who}, valid for another {span(left)}"
+    if left * LATE < not_after - not_before:
+        return doubtful(name, says, "see why the SPIFFE agent or server has not replaced it; its log says so")
+    return good(name, says)
+
+
+def span(length: timedelta) -> str:
+    """A length of time in its two largest units, as people say it."""
+    seconds = max(int(length.total_seconds()), 0)
+    for size, unit, part, smaller in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
+    return f"{seconds} s"

@@ -1,0 +1,148 @@
+"""What `stepgrant doctor --config` looks at where a gateway is installed: its settings, identity, policy, ledger, recipients.
+
+Nothing is changed, and no file is made; a gateway may be running.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from stepgrant.errors import StepgrantError
+from stepgrant_gateway.cli.checks import Check, doubtful, failed, good, life
+from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.core.errors import ConfigError, Finding
+
+if TYPE_CHECKING:
+    from stepgrant_gateway.config import Config
+
+LITTLE: Final = 1024**3
+"""Free bytes beside the ledger below which somebody should look: a full disk stops every grant."""
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+Now = Callable[[], datetime]
+
+
+def inspect(file: Path, environment: Mapping[str, str], now: Now) -> Iterator[Check]:
+    """Every check of one gateway.toml and of what it names."""
+    from stepgrant_gateway.config import load_config
+
+    try:
+        config = load_config(file)
+    except ConfigError as error:
+        yield failed("gateway.toml", str(error), f"correct {file}; docs/policy.md lists the settings", Exit.REFUSED)
+        return
+    yield _settings(config)
+    if config.identity.source == "files" or config.identity.socket is not None:
+        yield _identity(config, environment, now)
+    yield _policy(config.gateway.policy)
+    if config.ledger.path is not None:
+        yield _ledger(config.ledger.path)
+    for recipient in config.inputs.recipients:
+        yield _recipient(recipient)
+
+
+def _settings(config: Config) -> Check:
+    if config.file.stat().st_mode & _OTHERS_WRITE:
+        return _open_to_others("gateway.toml", config.file)
+    if config.insecure:
+        chosen = ", ".join(config.insecure)
+        return doubtful("gateway.toml", f"{config.file} chooses {chosen}", f"take {chosen} out before production")
+    return good("gateway.toml", f"{config.file} is complete")
+
+
+def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Check:
+    """The SVID that the gateway will show; from the socket of the environment it is what this very process is."""
+    from stepgrant_gateway.wiring import identity_source
+
+    name = "gateway's SVID"
+    try:
+        with closing(identity_source(config.identity, environment)) as source:
+            snapshot = source.current()
+    except (StepgrantError, ConfigError) as error:
+        return failed(name, str(error), f"look at [identity] in {config.file}", Exit.UNAVAILABLE)
+    if snapshot.spiffe_id != config.gateway.issuer:
+        says = f"is {snapshot.spiffe_id}, but gateway.issuer is {config.gateway.issuer}"
+        return failed(name, says, "register the gateway under the issuer's ID", Exit.REFUSED)
+    return life(name, str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+
+
+def _policy(directory: Path) -> Check:
+    from stepgrant_gateway.core.errors import PolicyRefusedError
+    from stepgrant_gateway.policy.directory import read_directory
+    from stepgrant_gateway.policy.load import check_policy
+
+    name = "policy"
+    try:
+        files = read_directory(directory)
+    except PolicyRefusedError as error:
+        return _refused(directory, error.findings)
+    report = check_policy(directory)
+    if report.findings:
+        return _refused(directory, report.findings)
+    for path in (directory, *(directory / file for file in files)):
+        if path.stat().st_mode & _OTHERS_WRITE:
+            return _open_to_others(name, path)
+    says = f"{directory}: {report.policies} policies, {report.tools} tools, {report.cases} golden cases pass"
+    if report.warnings:
+        return doubtful(name, f"{says}; {len(report.warnings)} warnings", f"stepgrant policy check {directory}")
+    return good(name, says)
+
+
+def _refused(directory: Path, findings: tuple[Finding, ...]) -> Check:
+    says = f"{directory} is refused: {len(findings)} findings, the first: {findings[0]}"
+    return failed("policy", says, f"stepgrant policy check {directory}", Exit.REFUSED)
+
+
+def _ledger(path: Path) -> Check:
+    name = "ledger"
+    folder = path.parent
+    if not folder.is_dir():
+        return failed(name, f"{folder} is not there", f"mkdir -p {folder}", Exit.UNAVAILABLE)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        todo = f"run as the gateway's user, or: chown USER {folder}"
+        return failed(name, f"{folder} cannot be written by this user", todo, Exit.UNAVAILABLE)
+    if path.exists():
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            return failed(name, f"{path} is not a file", "name the ledger's file in ledger.path", Exit.UNAVAILABLE)
+        if mode & _OTHERS:
+            says = f"{path} has mode {stat.S_IMODE(mode):04o}: others can read or write it, and no gateway opens it"
+            return failed(name, says, f"chmod 600 {path}", Exit.UNAVAILABLE)
+        if not os.access(path, os.R_OK | os.W_OK):
+            todo = f"run as the gateway's user, or: chown USER {path}"
+            return failed(name, f"{path} cannot be read and written by this user", todo, Exit.UNAVAILABLE)
+    free = shutil.disk_usage(folder).free
+    if free < LITTLE:
+        says = f"{free // 1024**2} MiB are free beside {path}; a gateway that cannot record grants nothing"
+        return doubtful(name, says, f"df -h {folder}")
+    if folder.stat().st_mode & stat.S_IWOTH and not folder.stat().st_mode & stat.S_ISVTX:
+        return _open_to_others(name, folder)
+    state = "is its owner's alone" if path.exists() else "will be made at the first start"
+    return good(name, f"{path} {state}; verify its chain with: stepgrant audit verify {path}")
+
+
+def _recipient(path: Path) -> Check:
+    from stepgrant_gateway.storage.inputs import recipient_from_pem
+
+    name = "recipient"
+    todo = f"openssl pkey -pubin -in {path} -text -noout; it must be a public X25519 key"
+    try:
+        recipient_from_pem(path.read_bytes())
+    except ConfigError as error:
+        return failed(name, f"{path}: {error}", todo, Exit.REFUSED)
+    except OSError as error:
+        return failed(name, f"{path}: {error.strerror}", todo, Exit.REFUSED)
+    return good(name, f"{path} is a public key that inputs are sealed to")
+
+
+def _open_to_others(name: str, path: Path) -> Check:
+    says = f"{path} can be written by others, who then decide in the operator's place"
+    return doubtful(name, says, f"chmod go-w {path}")

@@ -1,0 +1,79 @@
+"""`stepgrant doctor` in a whole world: Workload API, SVID, gateway by SPIFFE ID, and the two clocks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from stepgrant_gateway.cli.checks import State
+from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.surroundings import examine
+from tests.kit.running import ISSUER, running_gateway
+
+ORDERS = "spiffe://dev.stepgrant.test/resource/orders"
+
+
+@pytest.fixture
+async def running():
+    async with running_gateway() as running:
+        yield running
+
+
+async def found(running, identity: str, ahead: timedelta = timedelta(0), audience: str = "", **changes: str):
+    environment = {
+        "STEPGRANT_GATEWAY": running.address.target,
+        "STEPGRANT_GATEWAY_ID": ISSUER,
+        "SPIFFE_ENDPOINT_SOCKET": running.api.socket_for(identity),
+    }
+
+    def look():
+        return list(examine(environment | changes, lambda: datetime.now(UTC) + ahead, audience=audience))
+
+    return {check.name: check for check in await asyncio.to_thread(look)}
+
+
+async def test_where_all_is_well_every_line_is_ok(running):
+    checks = await found(running, "agent/support")
+
+    assert {check.state for check in checks.values()} == {State.OK}
+    assert list(checks)[3:] == ["Workload API", "SVID", "gateway", "accepted", "clock"]
+    assert "agent/support" in checks["accepted"].says
+
+
+async def test_a_gateway_that_is_somebody_else_has_failed_and_is_asked_nothing(running):
+    """INV-11: nothing is said to a server that did not prove its SPIFFE ID."""
+    checks = await found(running, "agent/support", STEPGRANT_GATEWAY_ID=ORDERS)
+
+    assert (checks["gateway"].state, checks["gateway"].exit) == (State.FAILED, Exit.UNAVAILABLE)
+    assert "accepted" not in checks
+
+
+@pytest.mark.parametrize(
+    ("ahead", "state", "said"),
+    [
+        (0, State.OK, "the gateway's"),
+        (1.2, State.WARNING, "ahead of"),
+        (-1.2, State.WARNING, "behind"),
+        (9, State.FAILED, "ahead of"),
+        (-9, State.FAILED, "behind"),
+    ],
+)
+async def test_a_resource_is_told_how_far_its_clock_is_from_the_gateways(running, ahead, state, said):
+    clock = (await found(running, "resource/orders", timedelta(seconds=ahead), ORDERS))["clock"]
+
+    assert (clock.state, said in clock.says) == (state, True)
+    assert bool(clock.todo) == (state is not State.OK)
+
+
+async def test_the_time_of_another_resource_is_not_told(running):
+    clock = (await found(running, "agent/support", audience=ORDERS))["clock"]
+
+    assert (clock.state, "not_allowed" in clock.says) == (State.WARNING, True)
+
+
+async def test_an_svid_whose_successor_is_late_is_a_warning(running):
+    checks = await found(running, "agent/support", timedelta(days=2.8))
+
+    assert (checks["SVID"].state, checks["gateway"].state) == (State.WARNING, State.WARNING)

@@ -1,0 +1,152 @@
+"""What `stepgrant doctor --config` finds where a gateway is installed."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from stepgrant_gateway.cli import installation
+from stepgrant_gateway.cli.checks import State
+from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.installation import inspect
+from stepgrant_gateway.storage.inputs import make_recipient
+from tests.kit.clock import START
+from tests.kit.running import SUPPORT_POLICY
+
+TOML = """\
+[gateway]
+issuer = "spiffe://acme.org/stepgrant"
+listen = "127.0.0.1:0"
+policy = "policy"
+[identity]
+source = "workload_api"
+[ledger]
+path = "data/ledger.db"
+[inputs]
+recipients = ["auditor.pem"]
+"""
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """A gateway's folder in which all is well."""
+    shutil.copytree(SUPPORT_POLICY, tmp_path / "policy")
+    (tmp_path / "auditor.pem").write_bytes(make_recipient()[1])
+    (tmp_path / "gateway.toml").write_text(TOML)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ledger.db").touch(0o600)
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o022)
+    return tmp_path
+
+
+def checks(folder):
+    return {check.name: check for check in inspect(folder / "gateway.toml", {}, lambda: START)}
+
+
+def test_an_installation_in_order_is_ok_throughout_and_nothing_is_made(installed):
+    before = sorted(installed.rglob("*"))
+
+    found = checks(installed)
+
+    assert {name: check.state for name, check in found.items()} == dict.fromkeys(
+        ("gateway.toml", "policy", "ledger", "recipient"), State.OK
+    )
+    assert sorted(installed.rglob("*")) == before
+
+
+def spoil_toml(folder):
+    (folder / "gateway.toml").write_text(TOML.replace("listen", "listens"))
+
+
+def spoil_policy(folder):
+    (folder / "policy" / "more.cedar").write_text("permit(principal, action, resource);\n")
+
+
+def spoil_policy_folder(folder):
+    (folder / "policy" / "more.txt").touch()
+
+
+def spoil_ledger(folder):
+    (folder / "data" / "ledger.db").chmod(0o644)
+
+
+def spoil_ledger_folder(folder):
+    shutil.rmtree(folder / "data")
+
+
+def spoil_ledger_file(folder):
+    (folder / "data" / "ledger.db").unlink()
+    (folder / "data" / "ledger.db").mkdir()
+
+
+def spoil_recipient(folder):
+    (folder / "auditor.pem").write_text("no key")
+
+
+def lose_recipient(folder):
+    (folder / "auditor.pem").unlink()
+
+
+def spoil_identity(folder):
+    files = 'source = "files"\nchain = "c"\nkey = "k"\nbundle = "b"\ntrust_domain = "acme.org"'
+    (folder / "gateway.toml").write_text(TOML.replace('source = "workload_api"', files))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name", "said", "typed", "status"),
+    [
+        (spoil_toml, "gateway.toml", "gateway.toml:3", "docs/policy.md", Exit.REFUSED),
+        (spoil_policy, "policy", "more.cedar:1", "stepgrant policy check", Exit.REFUSED),
+        (spoil_policy_folder, "policy", "more.txt", "stepgrant policy check", Exit.REFUSED),
+        (spoil_ledger, "ledger", "mode 0644", "chmod 600", Exit.UNAVAILABLE),
+        (spoil_ledger_folder, "ledger", "not there", "mkdir -p", Exit.UNAVAILABLE),
+        (spoil_ledger_file, "ledger", "not a file", "ledger.path", Exit.UNAVAILABLE),
+        (spoil_recipient, "recipient", "not a public key", "openssl pkey", Exit.REFUSED),
+        (lose_recipient, "recipient", "No such file", "openssl pkey", Exit.REFUSED),
+        (spoil_identity, "gateway's SVID", "", "[identity]", Exit.UNAVAILABLE),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_keeps_a_gateway_from_starting_has_failed_and_says_what_to_type(
+    installed, spoil, name, said, typed, status
+):
+    spoil(installed)
+
+    found = checks(installed)[name]
+
+    assert (found.state, found.exit) == (State.FAILED, status)
+    assert said in found.says
+    assert typed in found.todo
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("gateway.toml", "gateway.toml"), ("policy/walls.cedar", "policy"), ("policy", "policy"), ("data", "ledger")],
+)
+def test_what_others_can_write_is_a_warning_with_the_chmod(installed, place, name):
+    """INV-13: whoever can write these decides in the operator's place."""
+    (installed / place).chmod(0o777 if (installed / place).is_dir() else 0o666)
+
+    found = checks(installed)[name]
+
+    assert found.state is State.WARNING
+    assert found.todo == f"chmod go-w {installed / place}"
+
+
+def test_an_insecure_choice_is_a_warning(installed):
+    """INV-13: insecure choices are said."""
+    (installed / "gateway.toml").write_text(TOML.replace('path = "data/ledger.db"', "insecure_memory = true"))
+
+    assert checks(installed)["gateway.toml"].state is State.WARNING
+
+
+def test_a_disk_that_is_almost_full_is_a_warning(installed, monkeypatch):
+    usage = SimpleNamespace(free=5 * 1024**2)
+    monkeypatch.setattr(installation, "shutil", SimpleNamespace(disk_usage=lambda folder: usage))
+
+    found = checks(installed)["ledger"]
+
+    assert (found.state, "5 MiB" in found.says) == (State.WARNING, True)

@@ -1,0 +1,101 @@
+"""What `stepgrant doctor` finds before it has an identity, and what a gateway that turns it away makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from pathlib import Path
+
+import grpc
+import pytest
+
+from stepgrant.errors import InvalidSvidError
+from stepgrant_gateway.cli.checks import State
+from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.surroundings import _accepted, examine
+from stepgrant_gateway.rpc.quotas import RATES, Errand
+from tests.kit.clock import START
+from tests.kit.face import AGENT, Face, serving
+
+GOOD = {
+    "STEPGRANT_GATEWAY": "localhost:8443",
+    "STEPGRANT_GATEWAY_ID": "spiffe://acme.org/stepgrant",
+    "SPIFFE_ENDPOINT_SOCKET": "unix:/nowhere/agent.sock",
+}
+
+
+def last(**changes):
+    return list(examine(GOOD | changes, lambda: START))[-1]
+
+
+def test_what_is_not_set_has_failed_for_a_program_and_is_a_warning_for_who_looks_at_files():
+    found = list(examine({}, lambda: START))
+    beside_files = list(examine({}, lambda: START, required=False))
+
+    assert [(check.name, check.state, check.exit) for check in found] == [
+        (name, State.FAILED, Exit.USAGE) for name in GOOD
+    ]
+    assert {check.state for check in beside_files} == {State.WARNING}
+    assert all(check.name in check.todo for check in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("STEPGRANT_GATEWAY", "gateway"), ("STEPGRANT_GATEWAY_ID", "spiffe://Acme.org/x")]
+)
+def test_what_is_set_wrongly_has_failed(name, value):
+    found = {check.name: check for check in examine(GOOD | {name: value}, lambda: START)}[name]
+
+    assert (found.state, found.exit) == (State.FAILED, Exit.USAGE)
+
+
+@pytest.mark.parametrize(
+    ("address", "said", "status"),
+    [
+        ("/run/agent.sock", "no address", Exit.USAGE),
+        ("unix:/nowhere/agent.sock", "No such file", Exit.UNAVAILABLE),
+        (f"unix:{__file__}", "no socket", Exit.UNAVAILABLE),
+    ],
+)
+def test_a_socket_that_is_none_is_the_last_thing_looked_at(address, said, status):
+    found = last(SPIFFE_ENDPOINT_SOCKET=address)
+
+    assert (found.name, found.state, found.exit) == ("Workload API", State.FAILED, status)
+    assert said in found.says
+    assert found.todo
+
+
+def test_a_socket_that_nobody_listens_at_has_failed():
+    with tempfile.TemporaryDirectory(prefix="sg") as folder:
+        path = Path(folder) / "agent.sock"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as bound:
+            bound.bind(str(path))
+            found = last(SPIFFE_ENDPOINT_SOCKET=f"unix:{path}")
+
+    assert (found.name, found.exit) == ("Workload API", Exit.UNAVAILABLE)
+
+
+@pytest.mark.parametrize(
+    ("how", "state", "status", "said"),
+    [
+        ("taken", State.OK, Exit.OK, "revision 1"),
+        ("unverified", State.FAILED, Exit.NOT_ALLOWED, "does not verify"),
+        ("overloaded", State.FAILED, Exit.UNAVAILABLE, "too often"),
+    ],
+)
+async def test_whether_the_gateway_takes_us_is_its_first_word_and_opens_no_task(how, state, status, said):
+    face = Face()
+    if how == "unverified":
+        face.peer = InvalidSvidError("the chain does not verify")
+    for _ in range(RATES[Errand.OPEN].burst if how == "overloaded" else 0):
+        face.quotas.wait(Errand.OPEN, str(AGENT.spiffe_id))
+
+    def ask():
+        with grpc.secure_channel(f"127.0.0.1:{face.port}", grpc.local_channel_credentials()) as channel:
+            return _accepted(channel, AGENT.spiffe_id)
+
+    async with serving(face):
+        found = await asyncio.to_thread(ask)
+
+    assert (found.state, found.exit, said in found.says) == (state, status, True)
+    assert face.tasks.requests == []
