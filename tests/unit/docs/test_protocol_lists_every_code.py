@@ -7,7 +7,8 @@ import pytest
 
 from stepgrant.errors import DenialCode, RefusalCode
 from stepgrant.verify._status import ANSWERS
-from stepgrant_gateway.rpc.status import STATUS
+from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand
+from stepgrant_gateway.rpc.status import RETRY_AFTER_KEY, STATUS
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -38,6 +39,13 @@ def test_every_error_code_has_a_line_with_its_status_and_no_other() -> None:
     assert set(lines) == set(STATUS)
     for code, status in STATUS.items():
         assert lines[code].startswith(f"| `{code}` | `{status.name}` |")
+
+
+@pytest.mark.parametrize("errand", Errand, ids=lambda errand: errand.name)
+def test_every_bound_of_an_identity_has_a_row(errand: Errand) -> None:
+    places = f"{PLACES[errand]:,} |" if errand in PLACES else "|"
+    assert f"| {RATES[errand].per_second:,} | {RATES[errand].burst:,} | {places}" in PAGE
+    assert f"`{RETRY_AFTER_KEY}`" in PAGE
 
 
 def codes_in_source(*files: str) -> set[str]:
