@@ -48,8 +48,9 @@ lock: ## resolves requirements.lock anew
 agentdojo: setup ## AgentDojo's banking suite through a running gateway
 	@examples/agentdojo/run
 
-bench: setup ## microbenchmarks of the parts
+bench: setup ## microbenchmarks of the parts, then decisions between real processes against bare gRPC
 	@$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+	@$(BIN)/python benchmarks/decision_latency.py
 
 clean: ## removes the environments and caches
 	rm -rf .venv .venv-* .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,152 @@
+"""Two streams that take part in the same exchange: the gateway's own, and one of bare bytes of the same sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import grpc
+from echo import SIZE_BYTES, STREAM
+from rig import ECHO, GATEWAY, Rig, channel
+
+from stepgrant.dpop import InstanceKey, open_message
+from stepgrant.ids import ULID_RANDOM_BYTES, ulid
+from stepgrant.v1 import agent_pb2, types_pb2
+from stepgrant.v1.agent_pb2_grpc import AgentGatewayStub
+
+REVISION: Final = 1
+TASK_TYPE: Final = "Refund"
+PARAMETERS: Final = '{"customer":"jo@x.org","order_id":"ord_00000042"}'
+ARGUMENTS: Final = '{"limit":5,"query":"shoes"}'
+
+
+class Contestant(Protocol):
+    """Something that steps are made on."""
+
+    async def step(self) -> float:
+        """Makes a step and ends it; seconds from its declaration to the answer. The end takes place, but is not in them."""
+
+
+class Conversation:
+    """Messages and answers on one bidirectional call, any number of them at once."""
+
+    def __init__(self, call: Any, number_of: Callable[[Any, int], int]) -> None:
+        """`number_of`: which message an answer is for, by the answer and by how many came before it."""
+        self._call = call
+        self._number_of = number_of
+        self._asked = 0
+        self._writing = asyncio.Lock()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._reader = asyncio.create_task(self._read())
+
+    async def ask(self, message: Callable[[int], Any]) -> Any:
+        """The answer to what `message` makes of its number, the first being 1."""
+        async with self._writing:
+            self._asked += 1
+            number = self._asked
+            future = self._waiting[number] = asyncio.get_running_loop().create_future()
+            await self._call.write(message(number))
+        return await future
+
+    async def _read(self) -> None:
+        heard = 0
+        while (answer := await self._call.read()) is not grpc.aio.EOF:
+            heard += 1
+            self._waiting.pop(self._number_of(answer, heard)).set_result(answer)
+        for future in self._waiting.values():
+            future.set_exception(RuntimeError("the stream ended"))
+
+    def end(self) -> None:
+        """Cuts the call."""
+        self._reader.cancel()
+        self._call.cancel()
+
+
+class GatewaySteps:
+    """Steps of one task: `Declare` -> `Granted`, then `Report` -> `Settled`."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self.sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
+        """Bytes of the last Declare, Granted, Report and Settled."""
+
+    async def step(self) -> float:
+        """See `Contestant`."""
+        step_id = ulid(datetime.now(UTC), os.urandom(ULID_RANDOM_BYTES))
+        declare = agent_pb2.Declare(step_id=step_id, tool="orders.search", arguments_json=ARGUMENTS)
+        report = agent_pb2.Report(step_id=step_id, outcome=types_pb2.OUTCOME_COMPLETED)
+        begun = time.perf_counter()
+        granted = await self._conversation.ask(
+            lambda number: agent_pb2.AgentMessage(request=number + 1, declare=declare)
+        )
+        took = time.perf_counter() - begun
+        if granted.WhichOneof("message") != "granted":
+            raise RuntimeError(f"not granted: {granted}")
+        settled = await self._conversation.ask(lambda number: agent_pb2.AgentMessage(request=number + 1, report=report))
+        if settled.WhichOneof("message") != "settled":
+            raise RuntimeError(f"not settled: {settled}")
+        asked = (agent_pb2.AgentMessage(request=1000, declare=declare), granted)
+        ended = (agent_pb2.AgentMessage(request=1000, report=report), settled)
+        self.sizes = (*(message.ByteSize() for message in asked), *(message.ByteSize() for message in ended))
+        return took
+
+
+class EchoSteps:
+    """The same exchange without a gateway."""
+
+    def __init__(self, conversation: Conversation, sizes: tuple[int, int, int, int]) -> None:
+        self._conversation = conversation
+        declare, granted, report, settled = sizes
+        self._declare = granted.to_bytes(SIZE_BYTES, "big").ljust(declare, b"\0")
+        self._report = settled.to_bytes(SIZE_BYTES, "big").ljust(report, b"\0")
+
+    async def step(self) -> float:
+        """See `Contestant`."""
+        begun = time.perf_counter()
+        await self._conversation.ask(lambda _: self._declare)
+        took = time.perf_counter() - begun
+        await self._conversation.ask(lambda _: self._report)
+        return took
+
+
+@asynccontextmanager
+async def contestants(rig: Rig) -> AsyncIterator[tuple[GatewaySteps, EchoSteps]]:
+    """Both, warm: a fresh task at the gateway, and an echo with the sizes that its messages have."""
+    async with channel(rig, rig.gateway, GATEWAY) as to_gateway, channel(rig, rig.echo, ECHO) as to_echo:
+        opened = Conversation(await _opened(rig, to_gateway), lambda answer, _: int(answer.reply_to) - 1)
+        bare = Conversation(to_echo.stream_stream(STREAM)(), lambda _, heard: heard)
+        try:
+            ours = GatewaySteps(opened)
+            for _ in range(20):
+                await ours.step()
+            theirs = EchoSteps(bare, ours.sizes)
+            for _ in range(20):
+                await theirs.step()
+            yield ours, theirs
+        finally:
+            opened.end()
+            bare.end()
+
+
+async def _opened(rig: Rig, to_gateway: grpc.aio.Channel) -> Any:
+    call = AgentGatewayStub(to_gateway).PerformTask(None)
+    challenge = (await call.read()).challenge
+    key = InstanceKey.generate()
+    signed = open_message(challenge.gateway_id, challenge.nonce, rig.identity.current().leaf_sha256)
+    message = agent_pb2.Open(
+        revision=REVISION,
+        task_type=TASK_TYPE,
+        parameters_json=PARAMETERS,
+        instance_key=key.public_der,
+        signature=key.sign_es256_raw(signed),
+    )
+    await call.write(agent_pb2.AgentMessage(request=1, open=message))
+    answer = await call.read()
+    if answer.WhichOneof("message") != "opened":
+        raise RuntimeError(f"not opened: {answer}")
+    return call
