@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from stepgrant_gateway.policy.index import Lineage, ScopeIndex
 
 MAX_CACHED_HANDLES: Final = 16_384
 """Parsed sets kept, one for each combination of leaves asked for so far."""
+MAX_CACHED_ENTITIES: Final = 1024
+"""Parsed entities kept, one for each combination of task and target asked about lately."""
 MAX_ERRORS: Final = 16
 """Evaluation errors kept of one decision."""
 
@@ -52,6 +55,8 @@ class Evaluator:
         self._schema = cedarpy.Schema.from_str(schema)
         # Bounded and thread-safe; a miss only costs the parsing of the few policies concerned.
         self._handle: Callable[[tuple[int, ...]], Any] = lru_cache(MAX_CACHED_HANDLES)(self._parse_leaves)
+        # Likewise, by the whole of their text.
+        self._entities: Callable[[str], Any] = lru_cache(MAX_CACHED_ENTITIES)(self._parse_entities)
 
     def candidates(self, lineage: Lineage) -> tuple[Rule, ...]:
         """Rules whose scope the request may match, in the order of the directory."""
@@ -81,8 +86,13 @@ class Evaluator:
     def _parse(self, numbers: Iterable[int]) -> Any:
         return _handle_of((number, self._rules[number].source) for number in numbers)
 
+    def _parse_entities(self, text: str) -> Any:
+        # The schema checks them, and brings the actions with their groups; a call does neither for what is parsed already.
+        return cedarpy.Entities.from_json_str(text, schema=self._schema)
+
     def _authorize(self, request: CedarRequest, handle: Any) -> Any:
-        return cedarpy.is_authorized(request.request(), handle, request.entities, schema=self._schema)
+        entities = self._entities(json.dumps(request.entities))
+        return cedarpy.is_authorized(request.request(), handle, entities, schema=self._schema)
 
     def _ask(self, request: CedarRequest, handle: Any) -> Outcome:
         try:

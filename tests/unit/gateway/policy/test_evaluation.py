@@ -8,8 +8,9 @@ import pytest
 from stepgrant.errors import DenialCode
 from stepgrant_gateway.core.decision import Permitted, PolicyPlace, Refused
 from stepgrant_gateway.policy import evaluation
+from stepgrant_gateway.policy.entities import request_for
 from stepgrant_gateway.policy.load import load_files
-from tests.kit.policy import ORDER, asking, with_cedar
+from tests.kit.policy import CUSTOMER, ORDER, asking, with_cedar
 
 GET = '@id("get") permit (principal is Task::Refund, action == Action::"orders.get", resource);'
 ERRING = '@id("errs") forbid (principal, action, resource) when { context.task.denials + 9223372036854775807 < 0 };'
@@ -53,6 +54,24 @@ def test_inv_02_an_ill_typed_request_denies():
     assert isinstance(refused, Refused)
     assert refused.code is DenialCode.POLICY_ERROR
     assert refused.errors == ("The request does not fit the schema of this policy set.",)
+
+
+def test_inv_02_ill_typed_entities_deny():
+    policy = load_files(with_cedar(GET))
+    request = request_for(policy.catalog, asking(policy, "orders.get", {"order_id": ORDER}))
+    principal = {**request.entities[0], "attrs": {"order_id": 3, "customer": CUSTOMER}}
+    ill_typed = replace(request, entities=[principal, *request.entities[1:]])
+    outcome = policy._evaluator.decide(ill_typed, policy._lineage(request))
+    assert outcome.errors
+    assert outcome.permits == ()
+
+
+def test_what_is_remembered_of_one_task_decides_nothing_for_another():
+    policy = load_files(with_cedar(GET.replace(";", " when { context.args.order_id == principal.order_id };")))
+    question = asking(policy, "orders.get", {"order_id": ORDER})
+    another = replace(question.task, parameters={"order_id": "ord_00000043", "customer": CUSTOMER})
+    answers = [policy.evaluate(asked) for asked in (question, replace(question, task=another), question)]
+    assert [type(answer) for answer in answers] == [Permitted, Refused, Permitted]
 
 
 def test_inv_02_no_decision_denies_even_without_an_error(monkeypatch: pytest.MonkeyPatch):
