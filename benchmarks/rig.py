@@ -47,6 +47,10 @@ source = "workload_api"
 path = "ledger.db"
 [inputs]
 recipients = ["recipient.pem"]
+[limits]
+declares_per_second = 100000
+opens_per_second = 10000
+open_tasks = 20000
 """
 
 
