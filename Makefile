@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKED := .venv/.locked
 
-.PHONY: help setup demo test test-slow lint guards proto proto-check lock agentdojo bench clean
+CRASHES ?= 200
+
+.PHONY: help setup demo test test-slow crash lint guards proto proto-check lock agentdojo bench clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +27,9 @@ test: setup ## unit, contract, property and integration tests
 
 test-slow: setup ## tests that install packages or start whole programs
 	@$(BIN)/python -m pytest -m slow
+
+crash: setup ## kills the gateway with SIGKILL at CRASHES seeded points under load (200), on one ledger
+	@STEPGRANT_CRASH_POINTS=$(CRASHES) $(BIN)/python -m pytest tests/faults/test_crash.py
 
 lint: setup ## ruff, mypy strict, import contracts, generated code, file sizes
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from typing import Final
 from stepgrant_gateway.core.chain import follow_chain
 from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError
 from stepgrant_gateway.core.ledger import GENESIS, ChainHead, DataKey, Record, SealedInput, WrappedKey
-from stepgrant_gateway.storage.files import hold, prepare, recognise
+from stepgrant_gateway.storage.files import hold, mark, marked, prepare, recognise, usable
 
 TAIL_CHECKED: Final = 1024
 """Records at the end of each chain that are verified on opening; folding and `audit verify` verify all of them."""
@@ -36,7 +36,8 @@ class SqliteLedger:
         """Opens the ledger, or makes it.
 
         Raises:
-            LedgerUnusableError: held by another process, open to others, another program's, or of a newer version.
+            LedgerUnusableError: held by another process, open to others, emptied, another program's, of a newer version, or
+                on a disk that fails or is full.
             LedgerBrokenError: the end of a chain does not verify.
         """
         self._path = path
@@ -115,12 +116,14 @@ class SqliteLedger:
             raise LedgerUnusableError(f"{self._path} is closed.")
         writer = _connect(self._path, read_only=False)
         try:
-            recognise(writer, self._path, create=True)
-            # WAL with FULL syncs the log at each commit: what COMMIT said survives a power loss (NORMAL would not).
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
-                writer.execute(f"PRAGMA {pragma}").fetchone()
-            # What a failed sync left in the log only seems durable; moving it into the file syncs it for good.
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            recognise(writer, self._path, create=not marked(self._hold))
+            mark(self._path, self._hold)
+            with usable(self._path):
+                # WAL with FULL syncs the log at each commit: what COMMIT said survives a power loss (NORMAL would not).
+                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+                    writer.execute(f"PRAGMA {pragma}").fetchone()
+                # What a failed sync left in the log only seems durable; moving it into the file syncs it for good.
+                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._heads = _heads(writer)
         except BaseException:
             writer.close()

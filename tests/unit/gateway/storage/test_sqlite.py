@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError
+from stepgrant_gateway.storage import sqlite
+from stepgrant_gateway.storage.files import MARK
 from stepgrant_gateway.storage.sqlite import TAIL_CHECKED, SqliteLedger, SqliteLedgerReader
 from tests.kit.chains import INSTANCE, chain_of, ended, granted, head_of, started
 
@@ -129,6 +131,57 @@ def test_a_file_of_a_newer_version_is_refused(path):
         SqliteLedger(path)
     with pytest.raises(LedgerUnusableError, match="a newer stepgrant wrote it"):
         SqliteLedgerReader(path)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_inv_11_a_ledger_that_was_emptied_is_not_begun_anew(path, left):
+    """INV-11: its locks would be forgotten, and nobody would hear of it."""
+    os.truncate(written(path), left)
+    for _ in range(2):
+        with pytest.raises(LedgerUnusableError, match=r"is empty.*delete ledger\.db\.lock"):
+            SqliteLedger(path)
+    path.with_name("ledger.db.lock").unlink()
+    SqliteLedger(path).close()
+
+
+def test_inv_11_a_ledger_that_is_gone_is_not_begun_anew(path):
+    """INV-11, as above."""
+    written(path).unlink()
+    with pytest.raises(LedgerUnusableError, match="is empty"):
+        SqliteLedger(path)
+
+
+def test_a_ledger_from_before_the_mark_opens_and_is_marked(path):
+    os.truncate(written(path).with_name("ledger.db.lock"), 0)
+    SqliteLedger(path).close()
+    assert path.with_name("ledger.db.lock").read_bytes() == MARK
+
+
+def test_a_ledger_that_was_cut_off_is_refused_and_not_touched(path):
+    os.truncate(written(path), 10_000)
+    before = path.read_bytes()
+    with pytest.raises(LedgerUnusableError, match="Restore it from a copy"):
+        SqliteLedger(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("pragma", ["application_id", "wal_checkpoint"])
+def test_a_disk_that_fails_sends_nobody_to_another_file(path, monkeypatch, pragma):
+    class Failing(sqlite3.Connection):
+        def execute(self, sql, *values):
+            if pragma in sql:
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
+
+    def connect(path, *, read_only):
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=Failing)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(sqlite, "_connect", connect)
+        with pytest.raises(LedgerUnusableError, match="cannot be used now: database or disk is full") as caught:
+            SqliteLedger(path)
+    assert "nothing else has to be done" in str(caught.value)
+    SqliteLedger(path).close()
 
 
 def test_a_folder_that_is_not_there_is_refused_with_what_to_do(tmp_path):
