@@ -61,6 +61,11 @@ class Life:
         async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
+    async def hung(self) -> bool:
+        """Returns when its disk hangs (`dying`), or it has ended without."""
+        assert self.process.stdout is not None
+        return bool(await self.process.stdout.readline())
+
     async def stop(self) -> None:
         """Ends this process, whatever it does."""
         if self.process.returncode is None:
@@ -101,9 +106,12 @@ class Site:
         async with asyncio.timeout(PATIENCE):
             line = await process.stdout.readline()
         said = json.loads(line) if line else {}
-        if not said:
-            await Life(process, False, "", log).ended()
-        return Life(process, bool(said), said.get("instance", ""), log)
+        life = Life(process, "ready" in said, said.get("instance", ""), log)
+        if "hung" in said:
+            await life.stop()
+        elif not life.ready:
+            await life.ended()
+        return life
 
     async def identity(self, path: str) -> WorkloadApiSource:
         """The identity of that path, from its own Workload API socket."""

@@ -84,16 +84,27 @@ class Crashing:
         if life.ready:
             self._served.set()
             self._told.hear = lambda: None
+            hanging = asyncio.create_task(self._kill_when_hung(life))
             await _unless(life, self._outlived(life), armed=point is not None)
             self._told.hear = self._counting(life, point)
             if point is not None:
                 await self._load.run()
+                await hanging
+            hanging.cancel()
         if point is None:
             await life.stop()
         status = await life.ended()
         assert life.ready or point is not None, "\n".join(life.said()[-20:])
         assert status == -signal.SIGKILL, "\n".join(life.said()[-20:])
         check_told(read_ledger(self._site.ledger), self._told)
+
+    async def _kill_when_hung(self, life: Life) -> None:
+        """Asks it something once its disk hangs, so that whatever it let out before has arrived; then kills it."""
+        if await life.hung():
+            async with self._site.channel("operator/jo") as channel:
+                stub = operator_pb2_grpc.OperatorStub(channel)
+                await stub.ListLocks(operator_pb2.ListLocksRequest(), timeout=PATIENCE)
+            life.process.kill()
 
     async def _outlived(self, life: Life) -> None:
         await self._synced(life)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
-TESTS = sorted(set(re.findall(r"`((?:unit|property|integration|contract|conformance)/[\w/]+\.py)(?:::(\w+))?`", PAGE)))
+TESTS = sorted(
+    set(re.findall(r"`((?:unit|property|integration|contract|conformance|faults)/[\w/]+\.py)(?:::(\w+))?`", PAGE))
+)
 PATCHES = sorted(set(re.findall(r"`guards/([a-z0-9-]+)`", PAGE)))
 CHECKS = sorted(set(re.findall(r"`(stepgrant[\w.]*):([\w.]+)`", PAGE)))
 

@@ -15,10 +15,11 @@ from stepgrant.grant import HEARTBEAT
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.config import IdentitySettings, parse_config
 from stepgrant_gateway.core.errors import ConfigError
-from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+from stepgrant_gateway.storage.sqlite import SqliteLedger, SqliteLedgerReader
 from stepgrant_gateway.system import system_entropy
 from stepgrant_gateway.tokens.keys import KEY_LIFETIME
 from stepgrant_gateway.wiring import Gateway, World, identity_source
+from tests.kit.chains import TASK, chain_of, granted, started
 from tests.kit.clock import ManualClock
 from tests.kit.running import ISSUER, SUPPORT_POLICY, running_gateway
 
@@ -49,6 +50,18 @@ def recorded(path: Path) -> list[dict]:
     bodies = [json.loads(record.body) for head in reader.heads() for record in reader.read(head.instance_id, 0, 10_000)]
     reader.close()
     return bodies
+
+
+async def test_steps_that_a_killed_gateway_left_are_abandoned_on_record_once_inv_05(tmp_path):
+    """INV-05: before the next one serves, and not again by the one after it."""
+    path = tmp_path / "ledger.db"
+    store = SqliteLedger(path)
+    store.append(chain_of(started(), granted(grant=TASK, labels=[], deltas={})), [])
+    store.close()
+    for _ in range(2):
+        async with running_gateway(ledger=path):
+            ends = [body["data"] for body in recorded(path) if body["type"] == "step.ended"]
+        assert [(end["grant"], end["state"], end["code"]) for end in ends] == [(TASK, "abandoned", "gateway_gone")]
 
 
 async def test_a_gateway_that_is_not_the_issuer_does_not_start(tmp_path):
