@@ -136,7 +136,7 @@ def usable(path: Path) -> Iterator[None]:
         # A full disk, a failing one, no permission: the file may be as good as ever, so nobody is sent to another one.
         raise LedgerUnusableError(f"{path} cannot be used now: {error}. {_LATER}") from error
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:  # the extended codes as well
             raise LedgerUnusableError(
                 f"{path} is damaged: {error}. Restore it from a copy; this one was not touched."
             ) from error
