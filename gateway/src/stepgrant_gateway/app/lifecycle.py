@@ -11,7 +11,6 @@ from typing import Final
 from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
-from stepgrant.intent import digest
 from stepgrant_gateway.app.authorizer import Rejected, decide_open
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.granting import Granting
@@ -247,7 +246,6 @@ class Tasks:
             task_id=ulid(now, self._entropy(ULID_RANDOM_BYTES)),
             task_type=task_type,
             parameters=parameters,
-            raw_parameters_sha256=digest(dict(request.parameters)),
             purpose=request.purpose,
             peer=peer,
             instance_jkt=request.instance_jkt,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from stepgrant.errors import Denial
 from stepgrant_gateway.app.expiry import Deadline
 from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepGranted
 from stepgrant_gateway.core.budgets import Book, StepKey
-from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
+from stepgrant_gateway.core.decision import LONGEST_MEMORY, Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.grants import Lifetime, Terms
 from stepgrant_gateway.core.ports import PolicySet
@@ -67,7 +67,6 @@ class Step:
     question: Question | None = None
     grant: LiveGrant | None = None
     uses_left: int | None = None
-    witnessed: bool = False
     ends_at: datetime | None = None
     reason: str = ""
     code: str = ""
@@ -114,7 +113,6 @@ class Task:
     task_id: str
     task_type: TaskType
     parameters: Parameters
-    raw_parameters_sha256: bytes
     purpose: str
     peer: Peer
     instance_jkt: bytes
@@ -211,7 +209,3 @@ class State:
 
 def _since(labels: dict[str, datetime], before: datetime) -> dict[str, datetime]:
     return {label: at for label, at in labels.items() if at > before}
-
-
-LONGEST_MEMORY: Final = timedelta(days=30)
-"""No `label_memory` window is longer."""

@@ -14,6 +14,8 @@ from stepgrant.intent import Json
 from stepgrant_gateway.core.delegation import Envelope
 
 OPEN_ACTION: Final = "task.open"
+LONGEST_MEMORY: Final = timedelta(days=30)
+"""No `label_memory` window is longer: what no window reaches is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ class EventType(Enum):
     STEP_LATE_OUTCOME = "step.late_outcome"
     STEP_ATTESTED = "step.attested"
     GRANT_REDEEMED = "grant.redeemed"
-    GRANT_REFUSED = "grant.refused"
     LOCK_SET = "lock.set"
     LOCK_LIFTED = "lock.lifted"
     IDENTITY_DENIED = "identity.denied"

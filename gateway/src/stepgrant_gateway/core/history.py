@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -94,8 +94,3 @@ def _apply(history: History, event: Event) -> None:
                 history.undelivered.add(key)
         case _:
             pass
-
-
-def wall(ms: int) -> datetime:
-    """The aware UTC time of milliseconds since the Unix epoch."""
-    return datetime.fromtimestamp(ms / 1000, UTC)

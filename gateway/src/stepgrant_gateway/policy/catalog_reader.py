@@ -11,7 +11,7 @@ from stepgrant.grant import Binding, Tier
 from stepgrant.ids import parse_name, parse_tool
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.target import template_arguments
-from stepgrant_gateway.core.decision import Audience, Budget, TaskType
+from stepgrant_gateway.core.decision import LONGEST_MEMORY, Audience, Budget, TaskType
 from stepgrant_gateway.policy.declarations import (
     ArgumentDeclaration,
     BudgetDeclaration,
@@ -129,6 +129,10 @@ def _task(name: str, value: Value) -> TaskDeclaration:
     if "label_memory" in section:
         memory = section["label_memory"].section("`label_memory`", required=("window", "scope"))
         window = memory["window"].duration("`window`")
+        if window > LONGEST_MEMORY:
+            memory["window"].refuse(
+                f"`window` is longer than the {LONGEST_MEMORY.days} days that labels are remembered for"
+            )
         scope = memory["scope"].choice("`scope`", ("instance", "workload"))
     parameters, sensitive = read_parameters(
         section.get("parameters", Value(value.file, value.line, {}, {})), f"the parameters of `{name}`"

@@ -184,7 +184,7 @@ class Verifier:
             raise GrantRefusedError(
                 RefusalCode.REDEMPTION_UNAVAILABLE,
                 "the use of the grant could not be taken at the gateway.",
-                "Nothing was done; try again under the same grant.",
+                "The call did not run. If the grant is refused as used up, declare a new step.",
             ) from error
         if not answer.accepted:
             code = _REFUSED.get(answer.code, RefusalCode.REVOKED)

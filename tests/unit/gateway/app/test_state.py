@@ -3,9 +3,9 @@
 from datetime import timedelta
 from decimal import Decimal
 
-from stepgrant_gateway.app.state import LONGEST_MEMORY, MAX_INSTANCES, State
+from stepgrant_gateway.app.state import MAX_INSTANCES, State
 from stepgrant_gateway.core.budgets import Book, Entry
-from stepgrant_gateway.core.decision import TaskType
+from stepgrant_gateway.core.decision import LONGEST_MEMORY, TaskType
 from tests.kit.clock import START
 from tests.kit.heart import AGENT, TRIAGE, support_policy
 

@@ -53,6 +53,7 @@ def test_everything_that_the_support_desk_declares_is_there():
         ("max_age: 15m", "max_age: 15", "`max_age` is a number, and must be text"),
         ("scope: instance", "scope: process", "is none of instance, workload"),
         ("{window: 1h, scope: instance}", "{window: 1h}", "lacks `scope`"),
+        ("window: 1h, scope", "window: 31d, scope", "longer than the 30 days that labels are remembered"),
         ("groups: [support]", "groups: [support, Support]", "differs in case only"),
         ("groups: [support]", "groups: [supp-ort]", "is not a name"),
         ("  orders: #", "  Orders: #", "no name for a server"),
