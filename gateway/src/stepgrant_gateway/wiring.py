@@ -31,7 +31,7 @@ from stepgrant_gateway.app.restoring import restore
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS, State
-from stepgrant_gateway.config import Config, IdentitySettings, InputSettings, LedgerSettings, LimitSettings
+from stepgrant_gateway.config import Config
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History, fold
@@ -51,6 +51,7 @@ from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand, Quotas
 from stepgrant_gateway.rpc.server import Server
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
+from stepgrant_gateway.settings import IdentitySettings, InputSettings, LedgerSettings, LimitSettings
 from stepgrant_gateway.storage.inputs import DigestSealer, RecipientSealer, recipient_from_pem
 from stepgrant_gateway.storage.memory import MemoryLedger
 from stepgrant_gateway.storage.sqlite import SqliteLedger
