@@ -9,20 +9,43 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from stepgrant.spiffe.ids import SpiffeId
 from stepgrant_gateway.core.errors import ConfigError
-from stepgrant_gateway.policy.findings import nearest
-from stepgrant_gateway.settings import (
-    GatewaySettings,
-    IdentitySettings,
-    InputSettings,
-    LedgerSettings,
-    LimitSettings,
+from stepgrant_gateway.core.settings import (
+    Address,
     Place,
+    Section,
+    read_address,
+    read_path,
+    read_spiffe_id,
+    read_spiffe_ids,
+    setting,
 )
+from stepgrant_gateway.identity.settings import IdentitySettings
+from stepgrant_gateway.policy.findings import nearest
+from stepgrant_gateway.rpc.settings import LimitSettings
+from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 _PREFIX: Final = "insecure_"
-_Settings = TypeVar("_Settings")
+_Settings = TypeVar("_Settings", bound=Section)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings(Section):
+    """Who this gateway is, where it listens, and who operates it."""
+
+    issuer: SpiffeId = setting(
+        "SPIFFE ID that all gateways of the installation share: `iss` of every grant, and the ID of this gateway's SVID.",
+        read_spiffe_id,
+    )
+    listen: Address = setting(
+        "Address of the mTLS listener, such as `0.0.0.0:8443`; port 0 = any free one.", read_address
+    )
+    policy: Path = setting("Policy directory, relative to this file.", read_path)
+    operators: frozenset[SpiffeId] = setting(
+        "SPIFFE IDs that may call the Operator service. None by default.", read_spiffe_ids, frozenset()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +61,7 @@ class Config:
     insecure: tuple[str, ...]
 
 
-SECTIONS: Final[Mapping[str, type[Any]]] = {
+SECTIONS: Final[Mapping[str, type[Section]]] = {
     "gateway": GatewaySettings,
     "identity": IdentitySettings,
     "ledger": LedgerSettings,
@@ -72,13 +95,10 @@ def parse_config(data: bytes, file: Path) -> Config:
         raise ConfigError(f"{file}: is not TOML: {error}") from error
     lines = key_lines(text)
     _refuse_unknown(document, SECTIONS, "", file, lines)
+    sections: dict[str, Any] = {name: _section(kind, name, document, file, lines) for name, kind in SECTIONS.items()}
     config = Config(
         file=file,
-        gateway=_section(GatewaySettings, "gateway", document, file, lines),
-        identity=_section(IdentitySettings, "identity", document, file, lines),
-        ledger=_section(LedgerSettings, "ledger", document, file, lines),
-        inputs=_section(InputSettings, "inputs", document, file, lines),
-        limits=_section(LimitSettings, "limits", document, file, lines),
+        **sections,
         insecure=tuple(
             f"{section}.{key}"
             for section, table in document.items()
@@ -139,23 +159,11 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
     def place(key: str) -> Place:
         return Place(config.file, lines.get(key, lines.get(key.partition(".")[0], 0)), key)
 
-    identity, ledger, inputs = config.identity, config.ledger, config.inputs
-    files = {name: getattr(identity, name) for name in ("chain", "key", "bundle", "trust_domain")}
-    for key, value in files.items():
-        if identity.source == "files" and value is None:
-            raise place(f"identity.{key}").error('must be set with source = "files"')
-        if identity.source != "files" and value is not None:
-            raise place(f"identity.{key}").error('is for source = "files" only')
-    if identity.source == "files" and identity.socket is not None:
-        raise place("identity.socket").error('is for source = "workload_api" only')
-    if (ledger.path is None) != ledger.insecure_memory:
-        raise place("ledger.path").error(
-            "say where decisions are recorded: set path, or insecure_memory = true to lose the record at each stop; not both"
-        )
-    if bool(inputs.recipients) == inputs.discard:
-        raise place("inputs.recipients").error(
-            "say what becomes of decision inputs: set recipients to seal them to, or discard = true to keep none; not both"
-        )
+    for section in SECTIONS:
+        found: tuple[str, str] | None = getattr(config, section).contradiction()
+        if found is not None:
+            key, wrong = found
+            raise place(f"{section}.{key}").error(wrong)
     if config.insecure and not config.gateway.listen.is_loopback:
         raise place(config.insecure[0]).error(
             f"is insecure, so the gateway listens on loopback only; gateway.listen is {config.gateway.listen}"

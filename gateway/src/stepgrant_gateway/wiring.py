@@ -40,6 +40,7 @@ from stepgrant_gateway.core.ports import Clock, Entropy, PolicySet, Sealer
 from stepgrant_gateway.core.revocation import AnnouncedKey
 from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
+from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.policy.source import DirectorySource
 from stepgrant_gateway.pulse import DeniedCallers, Pulse
@@ -49,11 +50,12 @@ from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand, Quotas
 from stepgrant_gateway.rpc.server import Server
+from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
-from stepgrant_gateway.settings import IdentitySettings, InputSettings, LedgerSettings, LimitSettings
 from stepgrant_gateway.storage.inputs import DigestSealer, RecipientSealer, recipient_from_pem
 from stepgrant_gateway.storage.memory import MemoryLedger
+from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
 from stepgrant_gateway.storage.sqlite import SqliteLedger
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys

@@ -15,7 +15,7 @@ from stepgrant.grant import HEARTBEAT
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.config import parse_config
 from stepgrant_gateway.core.errors import ConfigError
-from stepgrant_gateway.settings import IdentitySettings
+from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.storage.sqlite import SqliteLedger, SqliteLedgerReader
 from stepgrant_gateway.system import system_entropy
 from stepgrant_gateway.tokens.keys import KEY_LIFETIME
