@@ -22,7 +22,8 @@ from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.granting import Granting
-from stepgrant_gateway.app.lifecycle import TaskLease, Tasks
+from stepgrant_gateway.app.leasing import TaskLease
+from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming

@@ -16,7 +16,7 @@ from stepgrant.errors import ProtocolError, TaskClosedError
 from stepgrant.ids import ulid
 from stepgrant.intent import from_python
 from stepgrant.selector import Selector
-from stepgrant_gateway.app.lifecycle import TaskLease
+from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import OpenTask, Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType

@@ -66,7 +66,14 @@ def test_no_end_is_listed_that_the_gateway_does_not_know(heading: str) -> None:
 
 
 def test_every_code_that_ends_a_step_or_a_task_is_named() -> None:
-    files = ("app/delivering.py", "app/granting.py", "app/lifecycle.py", "app/operating.py", "app/revoking.py")
+    files = (
+        "app/delivering.py",
+        "app/granting.py",
+        "app/leasing.py",
+        "app/lifecycle.py",
+        "app/operating.py",
+        "app/revoking.py",
+    )
     assert [code for code in codes_in_source(*files) if f"`{code}`" not in PAGE] == []
 
 

@@ -53,7 +53,7 @@ Patience = Callable[[], timedelta | None]
 
 
 class Lease(Protocol):
-    """The task of a stream, as the application hands it out (`app.lifecycle.TaskLease`)."""
+    """The task of a stream, as the application hands it out (`app.leasing.TaskLease`)."""
 
     @property
     def opened(self) -> TaskOpened:

@@ -326,7 +326,7 @@ async def test_a_message_too_large_for_the_protocol_never_reaches_it(opened):
 
 
 def test_the_fake_lease_has_the_shape_of_the_real_one():
-    from stepgrant_gateway.app.lifecycle import TaskLease
+    from stepgrant_gateway.app.leasing import TaskLease
 
     verbs = {name for name in vars(TaskLease) if not name.startswith("_")}
     assert verbs <= {name for name in vars(FakeLease) if not name.startswith("_")}
