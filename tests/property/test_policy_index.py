@@ -49,6 +49,12 @@ parts = st.one_of(
     st.just("context.task.denials + 9223372036854775806 > 0"),
     st.just("context.task.denials < 2"),
     st.just('context.task.labels.contains(Label::"untrusted")'),
+    # What a decision leaves out of the context, since nobody reads it, must make no difference.
+    st.just('context.step has parent_tool || context.peer.method == "x509"'),
+    st.just("context.budget.mails < 2"),
+    st.just("!(context has subject) && context.task has denials"),
+    st.just("context.task == context.task && [context.step.depth].contains(1)"),
+    st.just('context.now > datetime("2026-01-01") && context.task.age < duration("1h")'),
 )
 conditions = st.lists(parts, max_size=3).map(lambda found: "".join(f" when {{ {part} }}" for part in found))
 permits = st.builds('@unbound("any") permit ({}, {}, {}){};'.format, task_scopes, actions, resources, conditions)

@@ -1,8 +1,9 @@
-"""One boundary as Cedar sees it: a request and its entities, as JSON values."""
+"""One boundary as Cedar sees it: its parties and its context, as JSON values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,6 +14,7 @@ from stepgrant_gateway.core.decision import OPEN_ACTION, Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.policy.arguments import admit, cedar_decimal
 from stepgrant_gateway.policy.catalog import LoadedCatalog
+from stepgrant_gateway.policy.reads import EVERYTHING, Reads
 
 GATEWAY_ID: Final = "gateway"
 """The one resource of `task.open`."""
@@ -20,6 +22,7 @@ GATEWAY_ID: Final = "gateway"
 _SCHEME: Final = "spiffe://"
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MAX_LONG: Final = 2**63 - 1
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class UnrepresentableError(GatewayError):
@@ -29,54 +32,67 @@ class UnrepresentableError(GatewayError):
 
 
 @dataclass(frozen=True, slots=True)
-class CedarRequest:
-    """What `cedarpy.is_authorized` takes. `principal`, `action` and `resource` are `{"type": ..., "id": ...}`."""
+class Parties:
+    """Who asks, to do what, to which: `{"type": ..., "id": ...}` each; `entities` are the two, with all that they are in."""
 
     principal: dict[str, str]
     action: dict[str, str]
     resource: dict[str, str]
-    context: dict[str, Any]
     entities: list[dict[str, Any]]
 
-    def request(self) -> dict[str, Any]:
+    def request(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """The first argument of `cedarpy.is_authorized`."""
         return {
             "principal": self.principal,
             "action": self.action,
             "resource": self.resource,
-            "context": self.context,
+            "context": _ENCODER.encode(context),
         }
 
 
-def request_for(catalog: LoadedCatalog, question: Question) -> CedarRequest:
-    """The request that asks `question`, with the entities it stands on (the task; and the target or the gateway).
+def parties_of(catalog: LoadedCatalog, question: Question) -> Parties:
+    """The task, the action and the target (or, for `task.open`, the gateway).
 
     Raises:
-        UnrepresentableError: a budget, a parameter or a time is not what the catalog says, or beyond what Cedar holds.
+        UnrepresentableError: a parameter is not what the catalog says.
     """
     call = question.call
-    context: dict[str, Any] = {
-        "task": _task_state(catalog, question.task),
-        "step": _step(catalog, question),
-        "budget": _budget(catalog, question),
-        "peer": {"method": question.peer_method},
-        "now": {"__extn": {"fn": "datetime", "arg": _datetime(question.now)}},
-    }
     if call is None:
-        context["open"] = {"vouched_by": question.vouched_by}
         action, resource, groups = OPEN_ACTION, _uid("Gateway", GATEWAY_ID), []
     else:
-        context.update(call.view)
         action, resource = call.tool.name, _uid("Target", call.target)
         groups = [_uid("TargetGroup", group) for group in call.target_groups]
     principal = _principal(catalog, question.task)
-    return CedarRequest(
-        principal=principal["uid"],
-        action=_uid("Action", action),
-        resource=resource,
-        context=context,
-        entities=[principal, {"uid": resource, "attrs": {}, "parents": groups}],
-    )
+    entities = [principal, {"uid": resource, "attrs": {}, "parents": groups}]
+    return Parties(principal["uid"], _uid("Action", action), resource, entities)
+
+
+def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYTHING) -> dict[str, Any]:
+    """What the policies that read no more than `reads` can see beside the parties; the whole context by default.
+
+    Raises:
+        UnrepresentableError: a budget or a time is not what the catalog says, or beyond what Cedar holds.
+    """
+    call = question.call
+    context: dict[str, Any] = {}
+    budgets = _budget(catalog, question)
+    if reads.of("budget"):
+        context["budget"] = reads.only("budget", budgets)
+    if reads.of("task"):
+        context["task"] = reads.only("task", _task_state(catalog, question.task))
+    if reads.of("step"):
+        context["step"] = reads.only("step", _step(catalog, question))
+    if reads.of("peer"):
+        context["peer"] = {"method": question.peer_method}
+    if reads.of("now"):
+        context["now"] = {"__extn": {"fn": "datetime", "arg": _datetime(question.now)}}
+    if call is not None:
+        for name, shown in call.view.items():
+            if reads.of(name):
+                context[name] = reads.only(name, shown)
+    elif reads.of("open"):
+        context["open"] = {"vouched_by": question.vouched_by}
+    return context
 
 
 def workload_prefixes(workload: str) -> tuple[str, ...]:

@@ -12,13 +12,12 @@ from typing import Any, Final
 import cedarpy
 
 from stepgrant_gateway.core.decision import PermitTerms, PolicyPlace
-from stepgrant_gateway.policy.entities import CedarRequest
+from stepgrant_gateway.policy.entities import Parties, UnrepresentableError
 from stepgrant_gateway.policy.index import Lineage, ScopeIndex
+from stepgrant_gateway.policy.reads import Reads, reads_of
 
-MAX_CACHED_HANDLES: Final = 16_384
+MAX_CACHED_PLANS: Final = 16_384
 """Parsed sets kept, one for each combination of leaves asked for so far."""
-MAX_CACHED_ENTITIES: Final = 1024
-"""Parsed entities kept, one for each combination of task and target asked about lately."""
 MAX_ERRORS: Final = 16
 """Evaluation errors kept of one decision."""
 
@@ -46,57 +45,78 @@ class Outcome:
     erring: tuple[PolicyPlace, ...] = ()
 
 
-class Evaluator:
-    """Decides requests over one set of rules, with the index or, for comparison, over all of them."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The policies that a lineage can match, parsed, and what they read of a context."""
 
-    def __init__(self, rules: tuple[Rule, ...], index: ScopeIndex, schema: str) -> None:
+    handle: Any
+    reads: Reads
+
+
+class Evaluator:
+    """Decides requests over one set of rules, with the index or, for comparison, over all of them.
+
+    A request is checked against the schema whatever it comes with. `partial_schema` is `schema` with a context that may
+    leave out what nobody reads: reading what was left out would be an error, which denies.
+    """
+
+    def __init__(self, rules: tuple[Rule, ...], index: ScopeIndex, schema: str, partial_schema: str) -> None:
         self._rules = rules
         self._index = index
         self._schema = cedarpy.Schema.from_str(schema)
+        self._partial_schema = cedarpy.Schema.from_str(partial_schema)
         # Bounded and thread-safe; a miss only costs the parsing of the few policies concerned.
-        self._handle: Callable[[tuple[int, ...]], Any] = lru_cache(MAX_CACHED_HANDLES)(self._parse_leaves)
-        # Likewise, by the whole of their text.
-        self._entities: Callable[[str], Any] = lru_cache(MAX_CACHED_ENTITIES)(self._parse_entities)
+        self._plan: Callable[[tuple[int, ...]], Plan] = lru_cache(MAX_CACHED_PLANS)(self._plan_of)
 
     def candidates(self, lineage: Lineage) -> tuple[Rule, ...]:
         """Rules whose scope the request may match, in the order of the directory."""
         return tuple(self._rules[number] for number in self._numbers(self._index.matching(lineage)))
 
-    def decide(self, request: CedarRequest, lineage: Lineage) -> Outcome:
-        """The outcome over the policies that can match."""
-        return self._ask(request, self._handle(self._index.matching(lineage)))
+    def plan(self, lineage: Lineage) -> Plan:
+        """What `decide` needs to know of the policies that can match."""
+        return self._plan(self._index.matching(lineage))
 
-    def decide_over_all(self, request: CedarRequest) -> Outcome:
-        """The same outcome at the cost of looking at every policy: what the index is held against."""
-        return self._ask(request, self._parse(range(len(self._rules))))
+    def entities(self, parties: Parties) -> Any:
+        """The parties, parsed and checked, with the actions and their groups.
 
-    def holds(self, request: CedarRequest, sources: Iterable[str]) -> tuple[bool, ...]:
+        Raises:
+            UnrepresentableError: they do not fit the schema.
+        """
+        try:
+            # The schema brings the actions; a call does not, and does not check what is parsed already.
+            return cedarpy.Entities.from_json_str(json.dumps(parties.entities), schema=self._schema)
+        except (ValueError, TypeError) as error:
+            raise UnrepresentableError("the task or its target does not fit the schema of this policy set.") from error
+
+    def decide(self, request: dict[str, Any], entities: Any, plan: Plan) -> Outcome:
+        """The outcome over the policies of `plan`, of a request whose context holds at least what they read."""
+        return self._ask(request, entities, plan.handle, self._partial_schema)
+
+    def decide_over_all(self, request: dict[str, Any], entities: Any) -> Outcome:
+        """The same outcome at the cost of looking at every policy and the whole context: what the index is held against."""
+        return self._ask(request, entities, self._parse(range(len(self._rules))), self._schema)
+
+    def holds(self, request: dict[str, Any], entities: Any, sources: Iterable[str]) -> tuple[bool, ...]:
         """For each policy (Cedar JSON text of a permit), whether it is satisfied; one that errs is not."""
         texts = list(sources)
-        answer = self._authorize(request, _handle_of(enumerate(texts)))
+        answer = cedarpy.is_authorized(request, _handle_of(enumerate(texts)), entities, schema=self._schema)
         satisfied = set(answer.diagnostics.reasons) if answer.decision is cedarpy.Decision.Allow else set()
         return tuple(str(number) in satisfied for number in range(len(texts)))
 
     def _numbers(self, leaves: tuple[int, ...]) -> list[int]:
         return sorted({number for leaf in leaves for number in self._index.leaves[leaf]})
 
-    def _parse_leaves(self, leaves: tuple[int, ...]) -> Any:
-        return self._parse(self._numbers(leaves))
+    def _plan_of(self, leaves: tuple[int, ...]) -> Plan:
+        numbers = self._numbers(leaves)
+        reads = reads_of(json.loads(self._rules[number].source)["conditions"] for number in numbers)
+        return Plan(self._parse(numbers), reads)
 
     def _parse(self, numbers: Iterable[int]) -> Any:
         return _handle_of((number, self._rules[number].source) for number in numbers)
 
-    def _parse_entities(self, text: str) -> Any:
-        # The schema checks them, and brings the actions with their groups; a call does neither for what is parsed already.
-        return cedarpy.Entities.from_json_str(text, schema=self._schema)
-
-    def _authorize(self, request: CedarRequest, handle: Any) -> Any:
-        entities = self._entities(json.dumps(request.entities))
-        return cedarpy.is_authorized(request.request(), handle, entities, schema=self._schema)
-
-    def _ask(self, request: CedarRequest, handle: Any) -> Outcome:
+    def _ask(self, request: dict[str, Any], entities: Any, handle: Any, schema: Any) -> Outcome:
         try:
-            answer = self._authorize(request, handle)
+            answer = cedarpy.is_authorized(request, handle, entities, schema=schema)
         except (ValueError, TypeError, KeyError) as error:
             return Outcome(errors=(f"Cedar could not be asked ({type(error).__name__}).",))
         if answer.diagnostics.errors:

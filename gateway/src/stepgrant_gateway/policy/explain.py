@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from stepgrant_gateway.core.decision import PolicyPlace
-from stepgrant_gateway.policy.entities import CedarRequest
 from stepgrant_gateway.policy.evaluation import Evaluator, Rule
 from stepgrant_gateway.policy.expressions import Node, conjunction, conjuncts, entities, path_of, paths, walk
 
@@ -27,9 +26,13 @@ class NearMiss:
 
 
 def explain(
-    evaluator: Evaluator, request: CedarRequest, candidates: Collection[Rule], tools: frozenset[str]
+    evaluator: Evaluator,
+    request: dict[str, Any],
+    parties: Any,
+    candidates: Collection[Rule],
+    tools: frozenset[str],
 ) -> NearMiss | None:
-    """The near miss of the candidate permit that holds furthest, None if there is none or nothing can be said.
+    """The near miss, to a whole request of these parties, of the candidate permit that holds furthest, None if there is none or nothing can be said.
 
     Only what the caller may know is said: names of its own arguments, budgets, and tools among `tools`.
     """
@@ -44,7 +47,7 @@ def explain(
         for count in range(len(parts) + 1):
             body = {"kind": "when", "body": conjunction(parts[:count])}
             sources.append(json.dumps({**document, "conditions": [body]}))
-        held = evaluator.holds(request, sources)
+        held = evaluator.holds(request, parties, sources)
         if not held[0] or held[-1]:
             continue
         failed = held.index(False) - 1

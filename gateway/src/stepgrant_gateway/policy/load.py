@@ -134,7 +134,7 @@ def _assemble(
         if statement.permits:
             for name in task_types_of(statement.document, vocabulary):
                 reach[name] |= actions_of(statement.document, vocabulary)
-    evaluator = Evaluator(tuple(rules), build_index(statements), schema)
+    evaluator = Evaluator(tuple(rules), build_index(statements), schema, derive_schema(catalog, partial=True))
     reachable = {name: frozenset(actions) for name, actions in reach.items()}
     return LoadedPolicySet(directory_digest(files), catalog, evaluator, reachable, count_cases(files))
 

@@ -10,7 +10,8 @@ import pytest
 
 from stepgrant_gateway.core.decision import Question, StepFacts, TaskFacts
 from stepgrant_gateway.policy.catalog import load_catalog
-from stepgrant_gateway.policy.entities import UnrepresentableError, request_for, workload_prefixes
+from stepgrant_gateway.policy.entities import UnrepresentableError, context_of, parties_of, workload_prefixes
+from stepgrant_gateway.policy.reads import Reads
 from stepgrant_gateway.policy.schema import derive_schema
 from tests.kit.catalogs import admitted, catalog_files
 
@@ -25,10 +26,10 @@ QUESTION = Question(TASK, StepFacts(1), CALL, BUDGET, "x509", NOW)
 
 
 def allowed(question, condition, scope="principal, action, resource"):
-    asked = request_for(CATALOG, question)
+    parties = parties_of(CATALOG, question)
     policies = cedarpy.PolicySet.from_str(f"permit ({scope}) when {{ {condition} }};")
-    entities = cedarpy.Entities.from_json_str(json.dumps(asked.entities), SCHEMA)
-    result = cedarpy.is_authorized(asked.request(), policies, entities, SCHEMA)
+    entities = cedarpy.Entities.from_json_str(json.dumps(parties.entities), SCHEMA)
+    result = cedarpy.is_authorized(parties.request(context_of(CATALOG, question)), policies, entities, SCHEMA)
     assert result.diagnostics.errors == []
     assert result.decision is not cedarpy.Decision.NoDecision
     return result.allowed
@@ -119,7 +120,23 @@ def test_a_quote_in_a_value_stays_a_value():
 def test_inv_02_what_cedar_cannot_hold_is_no_request(question):
     """INV-02: an unrepresentable value is an error, and any error denies."""
     with pytest.raises(UnrepresentableError):
-        request_for(CATALOG, question)
+        parties_of(CATALOG, question).request(context_of(CATALOG, question))
+
+
+def test_only_what_is_read_stands_in_the_context():
+    reads = Reads({"budget": frozenset({"mails"}), "args": frozenset({"to", "cc"}), "peer": None})
+    assert context_of(CATALOG, QUESTION, reads) == {
+        "budget": {"mails": 1},
+        "args": {"to": ["jo@x.org"]},
+        "peer": {"method": "x509"},
+    }
+    assert context_of(CATALOG, QUESTION, Reads({})) == {}
+    assert context_of(CATALOG, QUESTION).keys() == {"args", "parts", "count", "task", "step", "budget", "peer", "now"}
+
+
+def test_inv_02_a_budget_that_cedar_cannot_hold_is_refused_although_nothing_reads_it():
+    with pytest.raises(UnrepresentableError):
+        context_of(CATALOG, replace(QUESTION, budget={**BUDGET, "refunds": Decimal(10) ** 15}), Reads({}))
 
 
 def test_what_an_older_catalog_named_is_left_out():

@@ -8,7 +8,7 @@ import pytest
 from stepgrant.errors import DenialCode
 from stepgrant_gateway.core.decision import Permitted, PolicyPlace, Refused
 from stepgrant_gateway.policy import evaluation
-from stepgrant_gateway.policy.entities import request_for
+from stepgrant_gateway.policy.entities import UnrepresentableError, parties_of
 from stepgrant_gateway.policy.load import load_files
 from tests.kit.policy import CUSTOMER, ORDER, asking, with_cedar
 
@@ -50,20 +50,19 @@ def test_inv_02_an_ill_typed_request_denies():
     question = asking(policy, "orders.get", {"order_id": ORDER})
     assert question.call is not None
     ill_typed = replace(question, call=replace(question.call, view={"args": {"order_id": 3}}))
-    refused = policy.evaluate(ill_typed)
+    reads = GET.replace(";", ' unless { context.args.order_id == "ord_00000043" };')
+    refused = load_files(with_cedar(reads)).evaluate(ill_typed)
     assert isinstance(refused, Refused)
     assert refused.code is DenialCode.POLICY_ERROR
     assert refused.errors == ("The request does not fit the schema of this policy set.",)
 
 
-def test_inv_02_ill_typed_entities_deny():
+def test_inv_02_ill_typed_parties_are_refused():
     policy = load_files(with_cedar(GET))
-    request = request_for(policy.catalog, asking(policy, "orders.get", {"order_id": ORDER}))
-    principal = {**request.entities[0], "attrs": {"order_id": 3, "customer": CUSTOMER}}
-    ill_typed = replace(request, entities=[principal, *request.entities[1:]])
-    outcome = policy._evaluator.decide(ill_typed, policy._lineage(request))
-    assert outcome.errors
-    assert outcome.permits == ()
+    parties = parties_of(policy.catalog, asking(policy, "orders.get", {"order_id": ORDER}))
+    principal = {**parties.entities[0], "attrs": {"order_id": 3, "customer": CUSTOMER}}
+    with pytest.raises(UnrepresentableError, match="does not fit the schema"):
+        policy._evaluator.entities(replace(parties, entities=[principal, *parties.entities[1:]]))
 
 
 def test_what_is_remembered_of_one_task_decides_nothing_for_another():
