@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Final
 
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.errors import GatewayError, NotAllowedError
-from stepgrant_gateway.core.ports import Clock, Entropy, LedgerHead
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Entropy, LedgerHead, Observer
 from stepgrant_gateway.core.revocation import (
     AnnouncedKey,
     CatalogSlice,
@@ -29,6 +32,8 @@ MAX_BACKLOG: Final = 10_000
 """Events that wait for one reader; with more it is cut off and has to resync."""
 MAX_SUBSCRIPTIONS: Final = 1024
 
+logger = logging.getLogger(__name__)
+
 
 class SubscriptionLostError(GatewayError):
     """The subscription has ended: its reader was too slow, or an audience is not the caller's any more."""
@@ -39,9 +44,17 @@ class SubscriptionLostError(GatewayError):
 class Subscription:
     """One resource's view of the feed: iterate for its events; `close` when the reader has gone."""
 
-    def __init__(self, caller: str, audiences: frozenset[str], epoch: str, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        caller: str,
+        audiences: frozenset[str],
+        epoch: str,
+        snapshot: Snapshot,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self.caller = caller
         self.audiences = audiences
+        self._observer = observer
         self._epoch = epoch
         self._position = 0
         self._waiting: deque[FeedEvent] = deque()
@@ -55,14 +68,19 @@ class Subscription:
         if isinstance(item, RevokedGrant | CatalogSlice) and item.audience not in self.audiences:
             return
         if len(self._waiting) >= MAX_BACKLOG:
-            self.lose("the reader is too slow")
+            self.lose("slow", "the reader is too slow")
             return
         self._position += 1
         self._waiting.append(FeedEvent(self._epoch, self._position, self._position - 1, item))
         self._arrived.set()
 
-    def lose(self, why: str) -> None:
-        """Ends the subscription; what waits is not delivered."""
+    def lose(self, code: str, why: str) -> None:
+        """Ends the subscription; what waits is not delivered. `code` is one of a few, for who counts."""
+        logger.warning(
+            "Resource %s was cut off the feed: %s", self.caller, why,
+            extra={"event": "feed_reader_cut_off", "workload": self.caller},
+        )  # fmt: skip
+        self._observer.count(Count.FEED_CUT_OFF, code)
         self._lost = why
         self._waiting.clear()
         self._arrived.set()
@@ -97,12 +115,17 @@ class Subscription:
 class Feed:
     """What is to be known now, and who is told of changes."""
 
-    def __init__(self, *, state: State, clock: Clock, entropy: Entropy, instance_id: str, head: LedgerHead) -> None:
+    def __init__(
+        self, *, state: State, clock: Clock, entropy: Entropy, instance_id: str, head: LedgerHead,
+        observer: Observer = UNOBSERVED,
+    ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
         self._entropy = entropy
         self._instance_id = instance_id
         self._head = head
+        self._observer = observer
+        self._beaten_at = clock.monotonic()
         self._keys: dict[str, AnnouncedKey] = {}
         self._revoked: dict[str, RevokedGrant] = {}
         self._subscriptions: list[Subscription] = []
@@ -119,7 +142,8 @@ class Feed:
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise NotAllowedError(f"{MAX_SUBSCRIPTIONS} resources watch already")
         epoch = ulid(self._clock.now(), self._entropy(ULID_RANDOM_BYTES))
-        subscription = Subscription(caller, frozenset(audiences), epoch, self._snapshot(frozenset(audiences)))
+        snapshot = self._snapshot(frozenset(audiences))
+        subscription = Subscription(caller, frozenset(audiences), epoch, snapshot, self._observer)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -152,7 +176,7 @@ class Feed:
             for audience in subscription.audiences:
                 known = catalog.audiences.get(audience)
                 if known is None or subscription.caller not in known.verifiers:
-                    subscription.lose(f"audience {audience!r} is not the caller's any more")
+                    subscription.lose("not_allowed", f"audience {audience!r} is not the caller's any more")
                     break
                 subscription.put(self._slice(audience))
 
@@ -165,6 +189,17 @@ class Feed:
             del self._keys[kid]
         self._state.lifted = [item for item in self._state.lifted if item.forget_at >= now]
         self._send(self._beat())
+        self._beaten_at = self._clock.monotonic()
+
+    @property
+    def age(self) -> timedelta:
+        """Time since the last heartbeat, which resources judge the feed by."""
+        return self._clock.monotonic() - self._beaten_at
+
+    @property
+    def subscribers(self) -> int:
+        """Resources that watch now."""
+        return sum(not subscription.over for subscription in self._subscriptions)
 
     def revoked(self, grant_id: str) -> RevokedGrant | None:
         """What is known of a grant that died early."""

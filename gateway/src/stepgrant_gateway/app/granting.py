@@ -29,7 +29,8 @@ from stepgrant_gateway.core.decision import NO_PERMIT, Call, Question, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.grants import STEP_MAX_AGE
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal
+from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
 from stepgrant_gateway.core.recorded import denied, granted
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
 
@@ -56,14 +57,16 @@ class Granting:
     """Gives out grants, one decision each."""
 
     def __init__(
-        self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, endings: Endings, delivery: Delivery
-    ) -> None:
+        self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, endings: Endings, delivery: Delivery,
+        observer: Observer = UNOBSERVED,
+    ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
         self._entropy = entropy
         self._journal = journal
         self._endings = endings
         self._delivery = delivery
+        self._observer = observer
 
     async def declare(self, task: Task, declared: DeclareStep) -> StepGranted | Denial:
         """The grant of a new step; the same intent under the same id gets the same grant, never another.
@@ -71,6 +74,7 @@ class Granting:
         Raises:
             StepExistsError: another intent stands under this id.
         """
+        began = self._clock.monotonic()
         call = self._prepare(task, declared)
         document = intent_document(task, declared, call if isinstance(call, Call) else None)
         sha256 = intent_digest(document, declared)
@@ -81,12 +85,15 @@ class Granting:
             return denial(limit(f"a task has at most {MAX_STEPS} steps.", "open another task."), "", declared.step_id)
         now = self._clock.now()
         step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None)
+        known_tool = "" if call is NO_PERMIT else declared.tool
+        step.course = course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
         step.first_answer = asyncio.get_running_loop().create_future()
         task.steps[declared.step_id] = step
         first = step.first_answer
         try:
             answer = await self._answer(task, step, call, now, document)
             first.set_result(answer)
+            self._answered(step, course, answer)
             if isinstance(answer, StepGranted):
                 step.first_answer = None  # It holds the token, which must not stay longer than the step.
             return answer
@@ -106,6 +113,14 @@ class Granting:
             return over(step)
         if step.renewing:
             return denial(limit("a renewal of this step is under way.", "wait for its answer."), "", step_id)
+        step.course = course = Course(
+            Boundary.RENEW, self._clock.monotonic(), task.task_id, step_id, step.declared.tool
+        )
+        answer = await self._renewed(task, step)
+        self._answered(step, course, answer)
+        return answer
+
+    async def _renewed(self, task: Task, step: Step) -> StepGranted | Denial:
         # Prepared anew: the catalog may have changed in ways that let the step live (invariant 6).
         call = self._prepare(task, step.declared)
         if isinstance(call, Refused):
@@ -150,7 +165,15 @@ class Granting:
             return Rejected(CLOCK_WENT_BACK)
         if step.uses_left == 0:
             return Rejected(USED_UP)
-        return decide_step(self._state, task, step, call, now)
+        decided = decide_step(self._state, task, step, call, now)
+        if step.course is not None:
+            step.course.decided = self._clock.monotonic()
+        return decided
+
+    def _answered(self, step: Step, course: Course, answer: StepGranted | Denial) -> None:
+        if step.course is course:
+            step.course = None
+        self._observer.decided(course, answer.code.value if isinstance(answer, Denial) else "", self._clock.monotonic())
 
     async def _grant(
         self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]
@@ -270,6 +293,8 @@ class Granting:
         now = question.now if question is not None else self._clock.now()
         event = Event(kind, now, whole, {**document, **context}, task.parameters.sensitive | unknown)
         await self._journal.record(event).durable()
+        if step.course is not None:
+            step.course.recorded = self._clock.monotonic()
         self._state.latest = max(now, self._state.latest or now)
 
     async def _again(self, step: Step, sha256: bytes) -> StepGranted | Denial:

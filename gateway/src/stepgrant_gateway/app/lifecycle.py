@@ -22,7 +22,8 @@ from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskOpened, ToolOf
 from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal
+from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.recorded import MAX_RECORDED_TEXT
 from stepgrant_gateway.core.steps import StepInput
@@ -44,6 +45,7 @@ class Tasks:
         granting: Granting,
         endings: Endings,
         deadlines: Deadlines,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._state = state
         self._clock = clock
@@ -52,10 +54,19 @@ class Tasks:
         self._granting = granting
         self._endings = endings
         self._deadlines = deadlines
+        self._observer = observer
         self._prepared = 0
 
     async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
         """The lease on a new task, once its opening is durable, or why not. `push` takes what the agent did not ask for."""
+        course = Course(Boundary.OPEN, self._clock.monotonic())
+        answer = await self._open(peer, request, push)
+        code = answer.code.value if isinstance(answer, Denial) else ""
+        course.task_id = "" if isinstance(answer, Denial) else answer.opened.task_id
+        self._observer.decided(course, code, self._clock.monotonic())
+        return answer
+
+    async def _open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
         now = self._clock.now()
         decision_id = ulid(now, self._entropy(ULID_RANDOM_BYTES))
         if self._state.draining or len(self._state.tasks) >= MAX_TASKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +20,8 @@ from stepgrant_gateway.core.budgets import Book
 from stepgrant_gateway.core.errors import Finding, NotAllowedError, NotFoundError, PolicyRefusedError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.grants import TTL_CAP
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal, PolicySet, PolicySource
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, PolicySet, PolicySource
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
 from stepgrant_gateway.core.steps import StepInput
 from stepgrant_gateway.core.views import StepView, TaskView
@@ -27,6 +29,8 @@ from stepgrant_gateway.core.views import StepView, TaskView
 MAX_RECORDED_FINDINGS: Final = 32
 MAX_RECORDED_FINDING: Final = 256
 """Findings of a refused set that are recorded, and characters of each: a record has a bound, a broken directory none."""
+logger = logging.getLogger(__name__)
+
 LONGEST_GRANT: Final[timedelta] = max(TTL_CAP[tier] for tier in Tier)
 
 
@@ -55,7 +59,7 @@ class Operating:
 
     def __init__(
         self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, feed: Feed, endings: Endings,
-        source: PolicySource,
+        source: PolicySource, observer: Observer = UNOBSERVED,
     ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
@@ -64,6 +68,7 @@ class Operating:
         self._feed = feed
         self._endings = endings
         self._source = source
+        self._observer = observer
         self._reloading = asyncio.Lock()
         self._undertakings = Undertakings()
 
@@ -101,6 +106,9 @@ class Operating:
         self._feed.publish(lock)
         receipt = self._journal.record_end(self._locked(lock))
         ended = sum(self._lock_out(task, lock) for task in list(self._state.tasks.values()))
+        logger.warning(
+            "Lock %s is in force, set by %s; it ended %d steps.", lock.lock_id, by, ended, extra={"event": "lock_set"}
+        )
         try:
             await receipt.durable()
         except UnrecordedError:
@@ -136,6 +144,7 @@ class Operating:
             self._state.lifted.append(lifted)
             self._state.revision += 1
             self._feed.publish(lifted)
+            logger.warning("Lock %s was lifted by %s.", lock_id, by, extra={"event": "lock_lifted"})
         return lock
 
     async def reload_policy(self, by: str) -> Reloaded:
@@ -154,17 +163,29 @@ class Operating:
                     "found": len(error.findings),
                 }
                 self._journal.record_end(Event(EventType.POLICY_REFUSED, self._clock.now(), refused))
+                self._observer.count(Count.RELOAD, "refused")
+                logger.error(  # noqa: TRY400 - its findings are the operator's answer, and in the ledger
+                    "The policy directory is refused with %d findings; set %s stays. See: stepgrant policy check",
+                    len(error.findings), self._state.policy.digest, extra={"event": "policy_refused"},
+                )  # fmt: skip
                 return Reloaded(False, self._state.policy.digest, error.findings, 0, 0)
             try:
                 await self._journal.record(self.activation(policy, by)).durable()
             except UnrecordedError:
                 # The record may become durable after all; the last word on record is what is in force.
                 self._journal.record_end(self.activation(self._state.policy, by))
+                self._observer.count(Count.RELOAD, "unrecorded")
                 unrecorded = Finding(
                     "catalog.yaml", 0, "", "the ledger cannot record the activation; the running set stays."
                 )
                 return Reloaded(False, self._state.policy.digest, (unrecorded,), 0, 0)
-            return Reloaded(True, policy.digest, (), self._activate(policy, by), policy.case_count)
+            ended = self._activate(policy, by)
+            self._observer.count(Count.RELOAD, "activated")
+            logger.info(
+                "Policy set %s is active, by %s; it ended %d steps.", policy.digest, by, ended,
+                extra={"event": "policy_activated"},
+            )  # fmt: skip
+            return Reloaded(True, policy.digest, (), ended, policy.case_count)
 
     def activation(self, policy: PolicySet, by: str) -> Event:
         """The event of a set that becomes the active one."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from stepgrant_gateway.core.errors import UnrecordedError
+from stepgrant_gateway.core.events import Event, EventType
 
 
 class PendingReceipt:
@@ -63,3 +65,16 @@ class PendingReceipt:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]:
+    """Ends of what became durable after its receipt had failed: a task nobody was told of is closed.
+
+    For a step nothing is left to do here: whoever hears that a grant is unrecorded ends the step, and records that.
+    """
+    reason = "the ledger answered too late: the task was never handed out."
+    return [
+        Event(EventType.TASK_CLOSED, now, {"task": event.data["task"], "code": "undelivered", "reason": reason})
+        for event in events
+        if event.type is EventType.TASK_OPENED
+    ]

@@ -12,13 +12,14 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
-from stepgrant_gateway.app.receipts import PendingReceipt
+from stepgrant_gateway.app.checkpoints import Checkpoints
+from stepgrant_gateway.app.receipts import PendingReceipt, close_undelivered
 from stepgrant_gateway.app.writing import ChainWriter, WriterThread, Written
-from stepgrant_gateway.core.chain import checkpoint_message
 from stepgrant_gateway.core.errors import GatewayError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ledger import GENESIS, ChainHead, Record
-from stepgrant_gateway.core.ports import Clock, LedgerStore, Sealer, SvidSigner, Timer
+from stepgrant_gateway.core.observations import UNOBSERVED, Count, Timing
+from stepgrant_gateway.core.ports import Clock, LedgerStore, Observer, Sealer, SvidSigner, Timer
 from stepgrant_gateway.core.revocation import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ MAX_GROUP_BATCHES: Final = 256
 """Batches that one commit takes: more would make the first of them wait for the last."""
 FIRST_RETRY: Final = timedelta(milliseconds=50)
 LAST_RETRY: Final = timedelta(seconds=5)
-CHECKPOINT_EVENTS: Final = 1024
-CHECKPOINT_SPAN: Final = timedelta(seconds=5)
 TAIL_PAGE: Final = 256
 
 _NOT_RECORDED: Final = (
@@ -55,19 +54,6 @@ class _Batch:
     receipt: PendingReceipt
 
 
-def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]:
-    """Ends of what became durable after its receipt had failed: a task nobody was told of is closed.
-
-    For a step nothing is left to do here: whoever hears that a grant is unrecorded ends the step, and records that.
-    """
-    reason = "the ledger answered too late: the task was never handed out."
-    return [
-        Event(EventType.TASK_CLOSED, now, {"task": event.data["task"], "code": "undelivered", "reason": reason})
-        for event in events
-        if event.type is EventType.TASK_OPENED
-    ]
-
-
 class Recorder:
     """`Journal` and `LedgerHead` of one gateway instance. All of it runs on one loop; the store only on one thread.
 
@@ -85,13 +71,16 @@ class Recorder:
         signer: SvidSigner | None = None,
         bound: timedelta = BOUND,
         undelivered: Callable[[Sequence[Event], datetime], Sequence[Event]] = close_undelivered,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """`undelivered` gives the ends of events that became durable after their receipt had failed."""
         self._store = store
         self._clock = clock
-        self._signer = signer
+        self._checkpoints = None if signer is None else Checkpoints(signer, clock)
         self._bound = bound
         self._undelivered = undelivered
+        self._observer = observer
+        self._given_at = timedelta(0)
         self._writer = ChainWriter(store, sealer, instance_id)
         self._thread = WriterThread(f"ledger-{instance_id}")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,8 +93,6 @@ class Recorder:
         self._retry_after = FIRST_RETRY
         self._head = ChainHead(instance_id, 0, GENESIS)
         self._latest: datetime | None = None
-        self._checkpoint: Checkpoint | None = None
-        self._checkpoint_at = timedelta(0)
         self._moved: list[asyncio.Future[None]] = []
 
     @property
@@ -122,6 +109,26 @@ class Recorder:
     def latest_at(self) -> datetime | None:
         """Time of the latest durable event of all chains: a wall clock behind it must not mint (design 4)."""
         return self._latest
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not durable yet."""
+        return sum(len(batch.events) for batch in (*self._group, *self._waiting))
+
+    @property
+    def lag(self) -> timedelta:
+        """How long the oldest of them waits."""
+        oldest = next(iter((*self._group, *self._waiting)), None)
+        return timedelta(0) if oldest is None else self._clock.monotonic() - (oldest.receipt.deadline - self._bound)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be recorded now, or None."""
+        if self._state in {_State.NEW, _State.CLOSED}:
+            return "the ledger is closed"
+        if self._retry_timer is not None:
+            return "the last append failed, and is tried again"
+        return f"the ledger has not answered for {self.lag.total_seconds():.1f} s" if self.lag > self._bound else None
 
     async def start(self, data: Mapping[str, Any] | None = None) -> int:
         """Begins the chain with `gateway.started`, which names the heads of the chains found; its sequence, 1.
@@ -173,26 +180,8 @@ class Recorder:
         return receipt
 
     def checkpoint(self) -> Checkpoint | None:
-        """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer.
-
-        Also when nothing was recorded meanwhile: the SVID that has signed it expires, and who begins to watch then
-        could not verify it.
-        """
-        if self._signer is None or self._head.sequence == 0:
-            return self._checkpoint
-        last, now = self._checkpoint, self._clock.monotonic()
-        ahead = self._head.sequence - (last.sequence if last else 0)
-        due = last is None or ahead >= CHECKPOINT_EVENTS or now - self._checkpoint_at >= CHECKPOINT_SPAN
-        if due:
-            try:
-                signature, chain = self._signer.sign(checkpoint_message(self._head))
-            except Exception:
-                logger.exception("the ledger's checkpoint could not be signed; the one before stays")
-                return last
-            head = self._head
-            self._checkpoint = Checkpoint(head.instance_id, head.sequence, head.hash, chain, signature)
-            self._checkpoint_at = now
-        return self._checkpoint
+        """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer."""
+        return None if self._checkpoints is None else self._checkpoints.of(self._head)
 
     async def tail(self, after: int, *, follow: bool) -> AsyncIterator[Record]:
         """Durable records of this instance with a sequence above `after`; with `follow`, also those to come."""
@@ -234,15 +223,24 @@ class Recorder:
         count = min(len(self._waiting), MAX_GROUP_BATCHES)
         self._group = tuple(self._waiting.popleft() for _ in range(count))
         work = partial(self._writer.write, [batch.events for batch in self._group])
+        self._given_at = self._clock.monotonic()
         self._thread.submit(self._loop, work, self._written)
 
     def _written(self, result: Written | BaseException) -> None:
         if self._state is _State.CLOSED:
             return
         if isinstance(result, BaseException):
-            logger.critical("the ledger is closed for good; nothing is granted any more", exc_info=result)
+            self._observer.count(Count.LEDGER_FAILURE, "closed")
+            logger.critical(
+                "the ledger is closed for good; nothing is granted any more", exc_info=result,
+                extra={"event": "ledger_closed"},
+            )  # fmt: skip
             self._stop(str(result) if isinstance(result, GatewayError) else _NOT_RECORDED)
             return
+        if result.durable:
+            self._observer.time(Timing.LEDGER_APPEND, self._clock.monotonic() - self._given_at)
+        else:
+            self._observer.count(Count.LEDGER_FAILURE, "unknown" if result.durable is None else "failed")
         if result.durable is None:
             self._retry(self._settle)
             return
@@ -265,7 +263,10 @@ class Recorder:
         self._waiting.extendleft(reversed(again))
         if lost:
             # An end that no retry can record: the ledger is not the whole truth any more, so nothing goes on from it.
-            logger.critical("an end cannot be recorded as it is: the ledger is closed for good")
+            self._observer.count(Count.LEDGER_FAILURE, "closed")
+            logger.critical(
+                "an end cannot be recorded as it is: the ledger is closed for good", extra={"event": "ledger_closed"}
+            )
             self._stop(_NOT_RECORDED)
             return
         self._end_undelivered(undelivered)

@@ -11,7 +11,8 @@ from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.boundary import Outcome, Redeemed
 from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Journal, Receipt
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Journal, Observer, Receipt
 
 MAX_REDEMPTIONS: Final = 10_000
 """Redemption ids remembered for one step, so that the same id gets the same answer."""
@@ -22,11 +23,14 @@ _UNKNOWN: Final = Redeemed(False, 0, "unknown_grant", "this gateway knows no suc
 class Redeeming:
     """Takes uses, atomically: one event loop, one step, one counter (invariant 8)."""
 
-    def __init__(self, *, state: State, clock: Clock, journal: Journal, feed: Feed) -> None:
+    def __init__(
+        self, *, state: State, clock: Clock, journal: Journal, feed: Feed, observer: Observer = UNOBSERVED
+    ) -> None:
         self._state = state
         self._clock = clock
         self._journal = journal
         self._feed = feed
+        self._observer = observer
         self._undertakings = Undertakings()
 
     async def redeem(self, caller: str, audience: str, grant_id: str, redemption_id: str) -> Redeemed:
@@ -37,6 +41,15 @@ class Redeeming:
             UnrecordedError: the ledger cannot record; the use is not taken.
         """
         self._feed.require_verifier(caller, audience)
+        try:
+            redeemed = await self._redeem(caller, audience, grant_id, redemption_id)
+        except UnrecordedError as error:
+            self._observer.count(Count.REDEMPTION, error.code)
+            raise
+        self._observer.count(Count.REDEMPTION, "accepted" if redeemed.accepted else redeemed.code)
+        return redeemed
+
+    async def _redeem(self, caller: str, audience: str, grant_id: str, redemption_id: str) -> Redeemed:
         step = self._state.grants.get(grant_id)
         if step is None or step.grant is None or step.grant.audience != audience:
             return _UNKNOWN

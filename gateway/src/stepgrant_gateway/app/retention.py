@@ -24,6 +24,7 @@ class Retention:
         self._keep = max(keep, timedelta(0))
         self._timer: Timer | None = None
         self._running: asyncio.Task[None] | None = None
+        self._done_at = clock.monotonic()
 
     async def start(self) -> None:
         """Destroys what is due, and goes on doing so until `stop`. A store that fails is asked again at the next check."""
@@ -36,6 +37,11 @@ class Retention:
         if self._running is not None:
             self._running.cancel()
 
+    @property
+    def age(self) -> timedelta:
+        """Time since what was due was last destroyed, or since this began: more than CHECK and it is overdue."""
+        return self._clock.monotonic() - self._done_at
+
     def _due(self) -> None:
         self._running = asyncio.get_running_loop().create_task(self._expire())
 
@@ -45,7 +51,11 @@ class Retention:
         try:
             destroyed = await asyncio.to_thread(self._store.expire, before)
         except Exception:
-            logger.exception("inputs of before %s could not be destroyed; the next check tries again", before)
+            logger.exception(
+                "inputs of before %s could not be destroyed; the next check tries again", before,
+                extra={"event": "retention_failed"},
+            )  # fmt: skip
             return
+        self._done_at = self._clock.monotonic()
         if destroyed:
             logger.info("destroyed %d data keys of before %s, and the inputs under them", destroyed, before)

@@ -14,7 +14,8 @@ from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
 from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Journal
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Journal, Observer
 from stepgrant_gateway.core.revocation import RevokedGrant
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
 
@@ -24,12 +25,16 @@ logger = logging.getLogger(__name__)
 class Endings:
     """The only place where a step or a task ends."""
 
-    def __init__(self, *, state: State, clock: Clock, journal: Journal, feed: Feed, deadlines: Deadlines) -> None:
+    def __init__(
+        self, *, state: State, clock: Clock, journal: Journal, feed: Feed, deadlines: Deadlines,
+        observer: Observer = UNOBSERVED,
+    ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
         self._journal = journal
         self._feed = feed
         self._deadlines = deadlines
+        self._observer = observer
 
     def end_step(self, task: Task, step: Step, how: StepInput, *, code: str, reason: str, by: str) -> None:
         """The step ends now, its descendants before it; their grants are dead (invariant 5).
@@ -76,8 +81,11 @@ class Endings:
 
     def kill_grant(self, grant: LiveGrant, code: str) -> None:
         """Tells the resources that the grant is dead; keeps its id for as long as it could be presented."""
-        grant_id, expires_at = grant.grant_id, grant.lifetime.expires_at
-        self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, self._clock.now()))
+        grant_id, expires_at, now = grant.grant_id, grant.lifetime.expires_at, self._clock.now()
+        self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, now))
+        self._observer.count(Count.GRANT_ENDED, code)
+        held = now - grant.lifetime.issued_at
+        self._observer.count(Count.GRANT_HELD_SECONDS, by=max(held.total_seconds(), 0.0))
         self._deadlines.at(expires_at + LEEWAY, lambda: self._forget(grant_id))
 
     def end_task(self, task: Task, how: StepInput, *, code: str, reason: str, by: str) -> None:

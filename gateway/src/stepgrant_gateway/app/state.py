@@ -15,6 +15,7 @@ from stepgrant_gateway.core.budgets import Book, StepKey
 from stepgrant_gateway.core.decision import LONGEST_MEMORY, Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.grants import Lifetime, Terms
+from stepgrant_gateway.core.observations import Course
 from stepgrant_gateway.core.ports import PolicySet
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
@@ -72,6 +73,7 @@ class Step:
     code: str = ""
     first_answer: asyncio.Future[StepGranted | Denial] | None = None
     renewing: bool = False
+    course: Course | None = None
     late_reports: int = 0
     redemptions: dict[str, asyncio.Future[Redeemed]] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from stepgrant.intent import Json
 from stepgrant_gateway.core.decision import Audience, Budget, Call, Parameters, Question, TaskType, Tool, Verdict
 from stepgrant_gateway.core.events import Event
 from stepgrant_gateway.core.ledger import ChainHead, DataKey, Record, Sealed, SealedInput
+from stepgrant_gateway.core.observations import Count, Course, Timing
 from stepgrant_gateway.core.revocation import Checkpoint
 
 
@@ -206,3 +207,16 @@ class PolicySource(Protocol):
         Raises:
             PolicyRefusedError: with everything that is wrong.
         """
+
+
+class Observer(Protocol):
+    """Hears what happens, as it happens, for whoever looks after the gateway. Never raises, never waits, changes nothing."""
+
+    def decided(self, course: Course, code: str, answered: timedelta) -> None:
+        """A decision was answered at `answered` (monotonic); `code` of its denial, empty if it was granted."""
+
+    def count(self, what: Count, label: str = "", by: float = 1.0) -> None:
+        """Something happened; `label` is the value of the one label that `what` has."""
+
+    def time(self, what: Timing, took: timedelta) -> None:
+        """Something took so long."""

@@ -13,7 +13,8 @@ from enum import Enum
 from typing import Final
 
 from stepgrant_gateway.core.buckets import Buckets, Rate
-from stepgrant_gateway.core.ports import Clock
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Observer
 from stepgrant_gateway.rpc.limits import (
     DECLARE_RATE,
     ENFORCE_RATE,
@@ -76,17 +77,22 @@ class Quotas:
     """What each identity has left. Belongs to one gateway and its loop."""
 
     def __init__(
-        self, clock: Clock, rates: Mapping[Errand, Rate] = RATES, places: Mapping[Errand, int] = PLACES
-    ) -> None:
+        self, clock: Clock, rates: Mapping[Errand, Rate] = RATES, places: Mapping[Errand, int] = PLACES,
+        observer: Observer = UNOBSERVED,
+    ) -> None:  # fmt: skip
         self._clock = clock
         self._places = places
+        self._observer = observer
         self._buckets = {errand: Buckets(rates[errand], MAX_IDENTITIES) for errand in Errand}
         self._taken: dict[tuple[Errand, str], int] = {}
 
     def wait(self, errand: Errand, identity: str) -> timedelta | None:
         """None, and one is taken; or how long this identity has to wait, in whole milliseconds and at least one."""
         left = self._buckets[errand].take(identity, self._clock.monotonic())
-        return None if left is None else -(-left // _MILLISECOND) * _MILLISECOND
+        if left is None:
+            return None
+        self._observer.count(Count.QUOTA_REFUSAL, errand.name.lower())
+        return -(-left // _MILLISECOND) * _MILLISECOND
 
     @contextmanager
     def admitted(self, method: str, identity: str) -> Iterator[None]:
@@ -105,6 +111,7 @@ class Quotas:
             return
         key = (errand, identity)
         if self._taken.get(key, 0) >= most:
+            self._observer.count(Count.QUOTA_REFUSAL, errand.name.lower())
             raise OverloadedError(f"{identity} has {most} {errand.value} at once: end some first", PLACE_RETRY_AFTER)
         self._taken[key] = self._taken.get(key, 0) + 1
         try:

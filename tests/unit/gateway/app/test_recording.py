@@ -8,11 +8,10 @@ from datetime import timedelta
 
 import pytest
 
+from stepgrant_gateway.app.checkpoints import CHECKPOINT_EVENTS, CHECKPOINT_SPAN
 from stepgrant_gateway.app.receipts import PendingReceipt
 from stepgrant_gateway.app.recording import (
     BOUND,
-    CHECKPOINT_EVENTS,
-    CHECKPOINT_SPAN,
     FIRST_RETRY,
     MAX_WAITING_BATCHES,
     Recorder,
