@@ -113,14 +113,14 @@ async def test_a_grant_says_everything_that_its_holder_needs(opened):
     assert grant.token.count(".") == 2
 
 
-async def test_the_same_declaration_again_is_the_same_grant(opened):
+async def test_sm_05_the_same_declaration_again_is_the_same_grant(opened):
     step = new_id()
     first = await opened.declare(step)
     again = await opened.declare(step)
     assert (again.reply_to, again.granted.grant) == (3, first.granted.grant)
 
 
-async def test_the_same_id_for_another_intent_ends_the_stream(opened):
+async def test_sm_05_the_same_id_for_another_intent_ends_the_stream(opened):
     step = new_id()
     await opened.declare(step)
     declare = agent_pb2.Declare(step_id=step, tool="orders.get", arguments_json='{"order_id":"ord_00000043"}')

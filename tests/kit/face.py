@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import grpc
 
@@ -40,6 +41,7 @@ from stepgrant_gateway.rpc.server import Server
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
 from tests.kit.clock import START, ManualClock
+from tests.kit.heart import Heart
 
 GATEWAY_ID = "spiffe://acme.org/stepgrant"
 INSTANCE = "01KAJ7RM000000000000000000"
@@ -161,18 +163,26 @@ class FakeFeed:
 class Face:
     """Everything that a test of the face looks at."""
 
-    def __init__(self, operating: object = None, tail: object = None, operators: frozenset[str] = frozenset()) -> None:
-        self.clock = ManualClock()
-        self.peer: Peer | Exception = AGENT
+    def __init__(
+        self,
+        operating: object = None,
+        tail: object = None,
+        operators: frozenset[str] = frozenset(),
+        application: Heart | None = None,
+    ) -> None:
+        """`application`: the real one, in place of the fakes."""
+        self.clock = application.clock if application else ManualClock()
+        self.peer: Peer | Exception = application.peer() if application else AGENT
         self.stale: str | None = None
         self.denied: list[tuple[str, str]] = []
-        self.tasks = FakeTasks()
-        self.redeeming = FakeRedeeming()
-        self.feed = FakeFeed()
+        self.tasks: Any = application.tasks if application else FakeTasks()
+        self.redeeming: Any = application.redeeming if application else FakeRedeeming()
+        self.feed: Any = application.feed if application else FakeFeed()
         self.live = LiveCalls(self.clock, self.verify)
         self.quotas = Quotas(self.clock)
         speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
-        self.agent = AgentService(self.tasks, speaker, self.live, self.clock, lambda count: b"n" * count, self.quotas)
+        entropy = application.entropy if application else lambda count: b"n" * count
+        self.agent = AgentService(self.tasks, speaker, self.live, self.clock, entropy, self.quotas)
 
         def denied(method: str, reason: str) -> None:
             self.denied.append((method, reason))

@@ -42,7 +42,7 @@ def test_a_grant_is_killed_exactly_when_a_granted_step_ends(events: list[StepInp
         assert (effect is StepEffect.KILL) == (before is StepState.GRANTED and after.ended)
 
 
-def test_every_pair_outside_the_table_is_refused_and_the_table_moves_no_end() -> None:
+def test_sm_01_every_pair_outside_the_table_is_refused_and_the_table_moves_no_end() -> None:
     for state, event in itertools.product(StepState, StepInput):
         if (state, event) in TRANSITIONS:
             assert not state.ended

@@ -87,7 +87,8 @@ class Redeeming:
             # Not on record, so not taken: the resource has not acted, and may try again.
             if step.uses_left is not None:
                 step.uses_left += 1
-            del step.redemptions[redemption_id]
+            # A step that has ended long enough has forgotten its redemptions already.
+            step.redemptions.pop(redemption_id, None)
             raise
         if not step.live:
             return Redeemed(False, 0, "revoked", _ended(step))
