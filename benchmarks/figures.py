@@ -34,8 +34,8 @@ class Duel:
             "ratio": round(self.ratio, 3),
             "ratio_quartiles": [round(value, 3) for value in quartiles(self.ratios)],
             "turns": len(self.ours),
-            "ours_us": _times(self.ours),
-            "theirs_us": _times(self.theirs),
+            "ours_us": spread(_all(self.ours)),
+            "theirs_us": spread(_all(self.theirs)),
         }
 
 
@@ -47,12 +47,44 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def _times(turns: Sequence[Sequence[float]]) -> dict[str, Any]:
-    every = sorted(seconds * 1e6 for turn in turns for seconds in turn)
+def spread(seconds: Sequence[float]) -> dict[str, Any]:
+    """How times lie, in microseconds."""
+    every = sorted(value * 1e6 for value in seconds)
     low, high = quartiles(every)
     return {
         "p50": round(statistics.median(every)),
         "quartiles": [round(low), round(high)],
         "p99": round(every[min(len(every) - 1, len(every) * 99 // 100)]),
+        "max": round(every[-1]),
         "samples": len(every),
     }
+
+
+def _all(turns: Sequence[Sequence[float]]) -> list[float]:
+    return [seconds for turn in turns for seconds in turn]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What one part of a run has found, each by a name of its own."""
+
+    duels: dict[str, Duel] = field(default_factory=dict)
+    spans: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of what has no opponent."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Everything else; the unit is in the name."""
+
+    def add(self, other: Findings) -> None:
+        """These as well."""
+        self.duels |= other.duels
+        self.spans |= other.spans
+        self.counts |= other.counts
+
+    def document(self) -> dict[str, Any]:
+        """What `--json` prints of it."""
+        return {
+            "ratios": {name: round(duel.ratio, 3) for name, duel in self.duels.items()},
+            "measured": {name: duel.summary() for name, duel in self.duels.items()},
+            "spans_us": {name: spread(times) for name, times in self.spans.items()},
+            "counts": {name: round(value, 3) for name, value in self.counts.items()},
+        }

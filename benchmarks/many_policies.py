@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from figures import Duel
+from effort import Effort
+from figures import Duel, Findings
 
 from stepgrant.ids import ulid
 from stepgrant.intent import parse_object
@@ -36,13 +37,27 @@ def policy_of(count: int) -> LoadedPolicySet:
     return load_files({**read_directory(_POLICY), "many.cedar": many.encode()})
 
 
-def duel(few: LoadedPolicySet, many: LoadedPolicySet, *, turns: int, decisions: int) -> Duel:
-    """Decisions over `many` against decisions over `few`, in turns."""
+async def measure(_directory: Path, effort: Effort) -> Findings:
+    """Decisions among each number of policies against decisions among `FEW`, and what loading so many takes."""
+    found = Findings()
+    few = policy_of(FEW)
+    for count in effort.policies:
+        begun = time.perf_counter()
+        many = policy_of(count)
+        found.counts[f"load_{count}_policies_s"] = time.perf_counter() - begun
+        found.duels[f"decision_{count}_policies"] = duel(few, many, effort)
+        del many
+    return found
+
+
+def duel(few: LoadedPolicySet, many: LoadedPolicySet, effort: Effort) -> Duel:
+    """Decisions over `many` against decisions over `few`, in turns that begin with each in turn."""
     asked_of_many, asked_of_few = _question(many), _question(few)
     result = Duel()
-    for _ in range(turns):
-        result.ours.append(_timed(many, asked_of_many, decisions))
-        result.theirs.append(_timed(few, asked_of_few, decisions))
+    contestants = ((many, asked_of_many, result.ours), (few, asked_of_few, result.theirs))
+    for turn in range(effort.turns):
+        for policy, question, times in contestants if turn % 2 else reversed(contestants):
+            times.append(_timed(policy, question, effort.decisions))
     return result
 
 

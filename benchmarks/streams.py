@@ -12,14 +12,16 @@ from typing import Any, Final, Protocol
 
 import grpc
 from echo import SIZE_BYTES, STREAM
-from rig import ECHO, GATEWAY, Rig, channel
+from rig import ECHO, GATEWAY, SUPPORT, Rig, channel
 
 from stepgrant.dpop import InstanceKey, open_message
+from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.v1 import agent_pb2, types_pb2
 from stepgrant.v1.agent_pb2_grpc import AgentGatewayStub
 
-REVISION: Final = 1
+WARM_UP: Final = 20
+"""Steps before the first that counts."""
 TASK_TYPE: Final = "Refund"
 PARAMETERS: Final = '{"customer":"jo@x.org","order_id":"ord_00000042"}'
 ARGUMENTS: Final = '{"limit":5,"query":"shoes"}'
@@ -57,7 +59,9 @@ class Conversation:
         heard = 0
         while (answer := await self._call.read()) is not grpc.aio.EOF:
             heard += 1
-            self._waiting.pop(self._number_of(answer, heard)).set_result(answer)
+            waiting = self._waiting.pop(self._number_of(answer, heard), None)
+            if waiting is not None:  # else it is a push, which nobody asked for
+                waiting.set_result(answer)
         for future in self._waiting.values():
             future.set_exception(RuntimeError("the stream ended"))
 
@@ -77,23 +81,39 @@ class GatewaySteps:
 
     async def step(self) -> float:
         """See `Contestant`."""
-        step_id = ulid(datetime.now(UTC), os.urandom(ULID_RANDOM_BYTES))
-        declare = agent_pb2.Declare(step_id=step_id, tool="orders.search", arguments_json=ARGUMENTS)
-        report = agent_pb2.Report(step_id=step_id, outcome=types_pb2.OUTCOME_COMPLETED)
+        declare = declaration()
         begun = time.perf_counter()
-        granted = await self._conversation.ask(
-            lambda number: agent_pb2.AgentMessage(request=number + 1, declare=declare)
-        )
+        granted = await self.declare(declare)
         took = time.perf_counter() - begun
         if granted.WhichOneof("message") != "granted":
             raise RuntimeError(f"not granted: {granted}")
+        settled = await self.report(declare.step_id)
+        asked = agent_pb2.AgentMessage(request=1000, declare=declare)
+        ended = agent_pb2.AgentMessage(request=1000, report=_completed(declare.step_id))
+        self.sizes = (asked.ByteSize(), granted.ByteSize(), ended.ByteSize(), settled.ByteSize())
+        return took
+
+    async def declare(self, declare: agent_pb2.Declare) -> agent_pb2.GatewayMessage:
+        """What the gateway answers: granted, or denied."""
+        return await self._conversation.ask(lambda number: agent_pb2.AgentMessage(request=number + 1, declare=declare))
+
+    async def report(self, step_id: str) -> agent_pb2.GatewayMessage:
+        """`Settled`, once the step has ended."""
+        report = _completed(step_id)
         settled = await self._conversation.ask(lambda number: agent_pb2.AgentMessage(request=number + 1, report=report))
         if settled.WhichOneof("message") != "settled":
             raise RuntimeError(f"not settled: {settled}")
-        asked = (agent_pb2.AgentMessage(request=1000, declare=declare), granted)
-        ended = (agent_pb2.AgentMessage(request=1000, report=report), settled)
-        self.sizes = (*(message.ByteSize() for message in asked), *(message.ByteSize() for message in ended))
-        return took
+        return settled
+
+
+def declaration() -> agent_pb2.Declare:
+    """A search, as a new step."""
+    step_id = ulid(datetime.now(UTC), os.urandom(ULID_RANDOM_BYTES))
+    return agent_pb2.Declare(step_id=step_id, tool="orders.search", arguments_json=ARGUMENTS)
+
+
+def _completed(step_id: str) -> agent_pb2.Report:
+    return agent_pb2.Report(step_id=step_id, outcome=types_pb2.OUTCOME_COMPLETED)
 
 
 class EchoSteps:
@@ -115,31 +135,41 @@ class EchoSteps:
 
 
 @asynccontextmanager
-async def contestants(rig: Rig) -> AsyncIterator[tuple[GatewaySteps, EchoSteps]]:
-    """Both, warm: a fresh task at the gateway, and an echo with the sizes that its messages have."""
-    async with channel(rig, rig.gateway, GATEWAY) as to_gateway, channel(rig, rig.echo, ECHO) as to_echo:
-        opened = Conversation(await _opened(rig, to_gateway), lambda answer, _: int(answer.reply_to) - 1)
+async def contestants(rig: Rig, echo: str) -> AsyncIterator[tuple[GatewaySteps, EchoSteps]]:
+    """Both, warm: a fresh task at the gateway, and the echo at that address, with the sizes that our messages have."""
+    async with task(rig) as ours, channel(rig, echo, ECHO) as to_echo:
         bare = Conversation(to_echo.stream_stream(STREAM)(), lambda _, heard: heard)
         try:
-            ours = GatewaySteps(opened)
-            for _ in range(20):
+            for _ in range(WARM_UP):
                 await ours.step()
             theirs = EchoSteps(bare, ours.sizes)
-            for _ in range(20):
+            for _ in range(WARM_UP):
                 await theirs.step()
             yield ours, theirs
         finally:
-            opened.end()
             bare.end()
 
 
-async def _opened(rig: Rig, to_gateway: grpc.aio.Channel) -> Any:
+@asynccontextmanager
+async def task(rig: Rig, *, identity: str = SUPPORT) -> AsyncIterator[GatewaySteps]:
+    """A fresh task on a connection of its own."""
+    async with channel(rig, rig.gateway, GATEWAY, identity=identity) as to_gateway:
+        snapshot = rig.identity_of(identity).current()
+        conversation = await opened(to_gateway, snapshot.leaf_sha256)
+        try:
+            yield GatewaySteps(conversation)
+        finally:
+            conversation.end()
+
+
+async def opened(to_gateway: grpc.aio.Channel, certificate_sha256: bytes) -> Conversation:
+    """A new stream with a task on it, over a channel that shows that certificate."""
     call = AgentGatewayStub(to_gateway).PerformTask(None)
     challenge = (await call.read()).challenge
     key = InstanceKey.generate()
-    signed = open_message(challenge.gateway_id, challenge.nonce, rig.identity.current().leaf_sha256)
+    signed = open_message(challenge.gateway_id, challenge.nonce, certificate_sha256)
     message = agent_pb2.Open(
-        revision=REVISION,
+        revision=PROTOCOL_REVISION,
         task_type=TASK_TYPE,
         parameters_json=PARAMETERS,
         instance_key=key.public_der,
@@ -149,4 +179,4 @@ async def _opened(rig: Rig, to_gateway: grpc.aio.Channel) -> Any:
     answer = await call.read()
     if answer.WhichOneof("message") != "opened":
         raise RuntimeError(f"not opened: {answer}")
-    return call
+    return Conversation(call, lambda answer, _: int(answer.reply_to) - 1)

@@ -16,8 +16,10 @@ import stepgrant
 
 # The demo's programs import its generated code by this name, and so must their client.
 sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
-from shop.orders_pb2 import GetRequest
+from shop.orders_pb2 import GetRequest, SearchRequest
 from shop.orders_pb2_grpc import OrdersStub
+
+__all__ = ["OrdersStub", "SearchRequest", "contestants"]
 
 ORDER: Final = "ord_00000042"
 
@@ -58,13 +60,13 @@ class BareCalls:
 
 
 @asynccontextmanager
-async def contestants(rig: Rig) -> AsyncIterator[tuple[WholeSteps, BareCalls]]:
+async def contestants(rig: Rig, orders_at: str, echo: str) -> AsyncIterator[tuple[WholeSteps, BareCalls]]:
     """Both, warm."""
     async with (
         stepgrant.connect(rig.gateway, GATEWAY, rig.identity) as client,
         client.task("Refund", {"order_id": ORDER, "customer": "jo@x.org"}) as task,
-        stepgrant.channel(ORDERS, rig.orders) as orders,
-        channel(rig, rig.echo, ECHO) as to_echo,
+        stepgrant.channel(ORDERS, orders_at) as orders,
+        channel(rig, echo, ECHO) as to_echo,
     ):
         ours = WholeSteps(task, OrdersStub(orders))
         for _ in range(10):
