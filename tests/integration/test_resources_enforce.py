@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,76 +11,19 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-import uvicorn
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 import stepgrant
-from stepgrant.calls import GrpcCalls, HttpCalls, HttpRoute
 from stepgrant.errors import Revoked
 from stepgrant.outgoing.grpc import channel
 from stepgrant.outgoing.http import HttpAuth
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2
-from stepgrant.verify import GrantInterceptor, GrantMiddleware, Verifier, current_call, server_credentials
-from tests.kit.running import ISSUER, Running, running_gateway
+from stepgrant.verify import Verifier
+from tests.kit.running import Running, running_gateway
+from tests.kit.servers import GRPC_CALLS, HTTP_CALLS, MAIL, ORDERS, REFUND, Order, call, mail_server, orders_server
 
-ORDERS = "spiffe://dev.stepgrant.test/resource/orders"
-MAIL = "https://mail.dev.stepgrant.test"
 PARAMETERS = {"order_id": "ord_00000042", "customer": "jo@example.org"}
-GET, REFUND = "/orders.Orders/Get", "/orders.Orders/Refund"
-GRPC_CALLS = GrpcCalls({GET: "orders.get", REFUND: "orders.refund"})
-HTTP_CALLS = HttpCalls([HttpRoute("mail.read", "GET", "/mailboxes/{mailbox}")])
-
-
-def _message() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="orders_test.proto", package="orders_test", syntax="proto3")
-    order = file.message_type.add(name="Order")
-    kind = descriptor_pb2.FieldDescriptorProto
-    order.field.add(name="order_id", number=1, type=kind.TYPE_STRING, label=kind.LABEL_OPTIONAL)
-    order.oneof_decl.add(name="_amount")
-    amount = order.field.add(name="amount", number=2, type=kind.TYPE_DOUBLE, label=kind.LABEL_OPTIONAL, oneof_index=0)
-    amount.proto3_optional = True
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClassesForFiles([file.name], pool)["orders_test.Order"]
-
-
-Order = _message()
-ORDER = Order(order_id="ord_00000042")
-
-
-async def _handle(request: Any, context: grpc.aio.ServicerContext) -> Any:
-    call = current_call()
-    assert call.arguments["order_id"] == request.order_id
-    return Order(order_id=f"{call.tool} {request.order_id}")
-
-
-@contextlib.asynccontextmanager
-async def orders_server(running: Running) -> AsyncIterator[tuple[str, Verifier]]:
-    identity = running.identity("resource/orders")
-    await asyncio.to_thread(identity.current)
-    gateway = f"localhost:{running.gateway.port}"
-    async with Verifier.connect(gateway=gateway, gateway_id=ISSUER, audience=ORDERS, identity=identity) as verifier:
-        await verifier.ready()
-        server = grpc.aio.server(interceptors=[GrantInterceptor(verifier, GRPC_CALLS)])
-        handler = grpc.unary_unary_rpc_method_handler(_handle, Order.FromString, Order.SerializeToString)
-        handlers = {"Get": handler, "Refund": handler, "Unlisted": handler}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("orders.Orders", handlers),))
-        port = server.add_secure_port("localhost:0", server_credentials(identity))
-        await server.start()
-        try:
-            yield f"localhost:{port}", verifier
-        finally:
-            await server.stop(None)
-
-
-async def call(opened: grpc.aio.Channel, method: str = GET, request: Any = ORDER, grant: str | None = None) -> str:
-    multi = opened.unary_unary(
-        method, request_serializer=Order.SerializeToString, response_deserializer=Order.FromString
-    )
-    metadata = () if grant is None else (("stepgrant-grant", grant),)
-    return (await multi(request, metadata=metadata, timeout=10)).order_id
 
 
 async def refused(*arguments: Any, **how: Any) -> str:
@@ -175,33 +117,6 @@ async def test_when_the_gateway_is_gone_nothing_is_accepted_inv_11():
 async def _until_lost(verifier: Verifier) -> None:
     while verifier.healthy:  # noqa: ASYNC110 - the loss of trust has no event, and nobody needs one
         await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def mail_server(running: Running) -> AsyncIterator[str]:
-    identity = running.identity("resource/mail")
-    await asyncio.to_thread(identity.current)
-    gateway = f"localhost:{running.gateway.port}"
-    async with Verifier.connect(gateway=gateway, gateway_id=ISSUER, audience=MAIL, identity=identity) as verifier:
-        await verifier.ready()
-        listening = socket.create_server(("127.0.0.1", 0))
-        origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            call = scope["stepgrant.call"]
-            body = f"{call.tool} {call.arguments['mailbox']}".encode()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": body})
-
-        guarded = GrantMiddleware(app, verifier=verifier, calls=HTTP_CALLS, origin=origin)
-        config = uvicorn.Config(guarded, lifespan="off", log_level="critical")
-        server = uvicorn.Server(config)
-        running_server = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            yield origin
-        finally:
-            server.should_exit = True
-            await running_server
 
 
 async def test_over_http_the_grant_is_bound_to_the_instance_key_inv_08():

@@ -19,10 +19,10 @@ from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant_gateway.config import parse_config
 from stepgrant_gateway.core.ports import Clock
-from stepgrant_gateway.identity.dev import DevIdentity, DevTrustDomain
-from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+from stepgrant_gateway.identity.dev import DevIdentity
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
+from tests.kit.rotating import RotatingApi, RotatingDomain
 
 ISSUER = "spiffe://dev.stepgrant.test/gateway"
 SUPPORT_POLICY = Path(__file__).parents[2] / "examples" / "demo" / "policy"
@@ -41,8 +41,8 @@ class Running:
     """A running gateway, and whoever wants to talk to it."""
 
     gateway: Gateway
-    api: DevWorkloadApi
-    domain: DevTrustDomain
+    api: RotatingApi
+    domain: RotatingDomain
     clock: Clock
     stack: AsyncExitStack
     ledger: Path | None
@@ -92,7 +92,7 @@ async def running_gateway(
     `settings`: further lines of its gateway.toml.
     """
     clock = clock or SystemClock()
-    domain = DevTrustDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
+    domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
     listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
     recorded = "insecure_memory = true" if ledger is None else f'path = "{ledger}"'
     text = f"""
@@ -112,9 +112,9 @@ discard = true
     # Socket paths are short, so not under pytest's own directory.
     with tempfile.TemporaryDirectory(prefix="sg") as folder:
         async with AsyncExitStack() as stack:
-            api = await stack.enter_async_context(DevWorkloadApi(domain, Path(folder) / "s", clock))
+            api = await stack.enter_async_context(RotatingApi(domain, Path(folder) / "s", clock))
             source = WorkloadApiSource(api.socket_for("gateway"))
             config = parse_config(text.encode(), Path(folder) / "gateway.toml")
             gateway = await stack.enter_async_context(Gateway.start(config, World(clock, system_entropy, source)))
             async with AsyncExitStack() as guests:
-                yield Running(gateway, api, domain, clock, guests, ledger)
+                yield Running(gateway, api, domain, clock, guests, ledger, {"gateway": source})

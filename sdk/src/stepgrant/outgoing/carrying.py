@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from stepgrant.calls import Call
 from stepgrant.errors import MisuseError
-from stepgrant.grant import Binding
-from stepgrant.spiffe.source import IdentitySnapshot
 from stepgrant.step import CURRENT_STEP, Step
 from stepgrant.tasks import CURRENT_TASK
 
@@ -34,12 +32,4 @@ def refuse_other_audience(step: Step, audience: str) -> None:
         raise MisuseError(
             f"the gateway grants {step.tool} for {step.grant.audience}, and this goes to {audience}: "
             "call it where the catalog says that it is"
-        )
-
-
-def refuse_other_identity(step: Step, snapshot: IdentitySnapshot) -> None:
-    """Raises when the grant is bound to another certificate than the one that the connection shows."""
-    if step.grant.binding is Binding.MTLS and step.holder.identity.leaf_sha256 != snapshot.leaf_sha256:
-        raise MisuseError(
-            "this channel was opened with another SVID than the task: open the channel inside the task that uses it"
         )

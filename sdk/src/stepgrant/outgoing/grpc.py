@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 
@@ -17,19 +16,17 @@ from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client, parse_address
 from stepgrant.defaults import current_client
 from stepgrant.dpop import grpc_htu, make_proof
-from stepgrant.errors import IdentityUnavailableError, InvalidIdError, InvalidSvidError, MisuseError, RefusalCode
+from stepgrant.errors import InvalidIdError, MisuseError, RefusalCode
 from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY, Binding
-from stepgrant.link import CHANNEL_OPTIONS
-from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, refuse_other_identity, step_for
+from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, step_for
+from stepgrant.outgoing.connections import Connections
+from stepgrant.outgoing.proven import ProvenChannel, ended_as_unavailable, showing
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
-from stepgrant.spiffe.probe import PinnedServer, grpc_channel_credentials, probe_server, recheck_server
-from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import Step
 from stepgrant.tasks import CURRENT_TASK
 
 JTI_BYTES: Final = 16
-
-_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -45,8 +42,8 @@ async def channel(
 
     Inside a step whose grant is for this audience, calls carry that grant. Otherwise a call that `calls` knows becomes a
     step of its own: declared from the message, called, reported. Other calls carry nothing. `server_id` is the SPIFFE ID
-    that the resource must prove; by default the audience, if that is one. Open it inside the task that uses it: it shows
-    the task's SVID.
+    that the resource must prove; by default the audience, if that is one. A call under a grant shows the SVID of its task,
+    every other the newest one. When the resource rotates, it is proven anew.
 
     Raises:
         MisuseError: no SPIFFE ID to expect, or a malformed target.
@@ -54,27 +51,20 @@ async def channel(
     """
     expected = _server_id(server_id or audience)
     address = parse_address(target, f"the target of {audience}")
-    snapshot, source = await _identity(client)
-    pinned = await asyncio.to_thread(probe_server, address.host, address.port, expected, snapshot, datetime.now(UTC))
-    credentials, options = grpc_channel_credentials(snapshot, pinned)
-    carrier = _Carrier(audience, address.target, snapshot, calls)
-    async with grpc.aio.secure_channel(
-        address.target,
-        credentials,
-        options=[*CHANNEL_OPTIONS, *options],
-        interceptors=cast("Any", [_UnaryCalls(carrier), _StreamedAnswers(carrier)]),
-    ) as opened:
-        with _rechecked(opened, pinned, source):
-            yield opened
+    source = await _identity(client)
+    carrier = _Carrier(audience, address.target, calls)
+    connections = Connections(address, expected, source, lambda: datetime.now(UTC))
+    async with ProvenChannel(connections, source, [_UnaryCalls(carrier), _StreamedAnswers(carrier)]) as opened:
+        await opened.channel_ready()
+        yield opened
 
 
 class _Carrier:
     """Decides what a call carries."""
 
-    def __init__(self, audience: str, authority: str, snapshot: IdentitySnapshot, calls: GrpcCalls | None) -> None:
+    def __init__(self, audience: str, authority: str, calls: GrpcCalls | None) -> None:
         self.audience = audience
         self._authority = authority
-        self._snapshot = snapshot
         self._calls = calls
 
     def carried(self, details: grpc.aio.ClientCallDetails) -> Step | None:
@@ -91,9 +81,8 @@ class _Carrier:
         return step_for(self._calls.read(method, request))
 
     def with_grant(self, details: grpc.aio.ClientCallDetails, step: Step) -> grpc.aio.ClientCallDetails:
-        """The call's details with the step's grant, for this audience and under this certificate only."""
+        """The call's details with the step's grant, for this audience and under the grant's own certificate only."""
         refuse_other_audience(step, self.audience)
-        refuse_other_identity(step, self._snapshot)
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
         metadata.add(GRANT_METADATA_KEY, step.grant.token)
         if step.grant.binding is Binding.KEY:
@@ -106,9 +95,7 @@ class _Carrier:
                 jti=secrets.token_urlsafe(JTI_BYTES),
             )
             metadata.add(DPOP_HEADER, proof)
-        return grpc.aio.ClientCallDetails(
-            details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
-        )
+        return showing(details, metadata, step.holder.identity)
 
 
 class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -122,12 +109,13 @@ class _UnaryCalls(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-ar
         step = self._carrier.carried(client_call_details)
         if step is not None:
             grant = step.grant
-            call = await continuation(self._carrier.with_grant(client_call_details, step), request)
             try:
+                call = await continuation(self._carrier.with_grant(client_call_details, step), request)
                 await call
             except grpc.aio.AioRpcError as error:
-                if _refused_as_dead(error) and await step.newer(grant) is not None:
-                    return await continuation(self._carrier.with_grant(client_call_details, step), request)
+                if not (_refused_as_dead(error) and await step.newer(grant) is not None):
+                    raise
+                return await continuation(self._carrier.with_grant(client_call_details, step), request)
             return call
         declared = self._carrier.declared(client_call_details, request)
         if declared is None:
@@ -178,34 +166,10 @@ class _StreamedAnswers(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[t
             current = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and not (current and current.cancelling()):
                 step.refuse_ended()  # The call was cancelled with the step, and not by who reads the answers.
+                with ended_as_unavailable():
+                    raise
             raise
         await step.finish(None)
-
-
-@contextmanager
-def _rechecked(opened: grpc.aio.Channel, pinned: PinnedServer, source: IdentitySource) -> Iterator[None]:
-    """Closes the channel when the resource's certificate does not verify any more: gRPC never looks again (facts.md)."""
-    loop = asyncio.get_running_loop()
-    closing: set[asyncio.Task[None]] = set()
-
-    def recheck() -> None:
-        try:
-            recheck_server(pinned, source.current().bundles, datetime.now(UTC))
-        except (InvalidSvidError, IdentityUnavailableError) as error:
-            _log.warning("The channel to %s is closed: %s", pinned.spiffe_id, error)
-            closing.add(loop.create_task(opened.close(None)))
-
-    unsubscribe = source.subscribe(lambda: _soon(loop, recheck))
-    try:
-        yield
-    finally:
-        unsubscribe()
-
-
-def _soon(loop: asyncio.AbstractEventLoop, work: Callable[[], None]) -> None:
-    """From whichever thread noticed the change."""
-    with suppress(RuntimeError):  # The loop is closed, and the channel with it.
-        loop.call_soon_threadsafe(work)
 
 
 async def _carried_answers(
@@ -213,9 +177,10 @@ async def _carried_answers(
 ) -> AsyncIterator[Any]:
     try:
         first = True
-        async for answer in call:
-            first = False
-            yield answer
+        with ended_as_unavailable():
+            async for answer in call:
+                first = False
+                yield answer
     except grpc.aio.AioRpcError as error:
         if not (first and _refused_as_dead(error) and await step.newer(grant) is not None):
             raise
@@ -231,12 +196,9 @@ def _refused_as_dead(error: grpc.aio.AioRpcError) -> bool:
     return (REFUSAL_METADATA_KEY, RefusalCode.REVOKED.value) in [tuple(pair) for pair in trailing]
 
 
-async def _identity(client: Client | None) -> tuple[IdentitySnapshot, IdentitySource]:
+async def _identity(client: Client | None) -> IdentitySource:
     task = CURRENT_TASK.get()
-    if task is not None:
-        return task.holder.identity, task.holder.source
-    source = (client or await current_client()).identity
-    return await asyncio.to_thread(source.current), source
+    return task.holder.source if task is not None else (client or await current_client()).identity
 
 
 def _method(details: grpc.aio.ClientCallDetails) -> str:

@@ -17,15 +17,23 @@ from stepgrant.clock import Clock
 from stepgrant.errors import GatewayUnavailableError, MisuseError, ProtocolError
 from stepgrant.feed import FeedEvent, Snapshot
 from stepgrant.spiffe.ids import SpiffeId
-from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
+from stepgrant.spiffe.pinning import open_pinned
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant.verify.keys import GatewayAuthority
 from stepgrant.verify.upstream import Redemption
 
 CALL_TIMEOUT: Final = timedelta(seconds=3)
+RECONNECTED_WITHIN: Final = timedelta(seconds=1)
+"""How long a redemption without an answer waits for the next connection, to be asked for again."""
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """A snapshot with half a million dead grants."""
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+    # A use that may have been taken is never asked for again behind our back.
+    ("grpc.enable_retries", 0),
+)
 
 
 class GatewayLink:
@@ -35,11 +43,12 @@ class GatewayLink:
         host, colon, port = gateway.rpartition(":")
         if not colon or not host or not port.isascii() or not port.isdigit():
             raise MisuseError(f"the gateway's address {gateway!r} is not host:port")
-        self._target, self._host, self._port = gateway, host.strip("[]"), int(port)
+        self._host, self._port = host.strip("[]"), int(port)
         self._gateway_id = gateway_id
         self._identity = identity
         self._clock = clock
         self._stub: verifier_pb2_grpc.GrantVerifierAsyncStub | None = None
+        self._there = asyncio.Event()
 
     def authority(self) -> GatewayAuthority:
         """The gateway's ID under the bundles of now."""
@@ -48,28 +57,23 @@ class GatewayLink:
     async def watch(self, audiences: frozenset[str]) -> AsyncGenerator[FeedEvent, None]:
         """Events of a new subscription over a new connection."""
         snapshot = await asyncio.to_thread(self._identity.current)
-        pinned = await asyncio.to_thread(
-            probe_server, self._host, self._port, self._gateway_id, snapshot, self._clock.now()
+        channel, _ = await open_pinned(
+            self._host, self._port, self._gateway_id, snapshot, self._clock.now, CHANNEL_OPTIONS
         )
-        credentials, options = grpc_channel_credentials(snapshot, pinned)
-        bounds = [
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.use_local_subchannel_pool", 1),
-            # A use that may have been taken is never asked for again behind our back.
-            ("grpc.enable_retries", 0),
-        ]
-        async with grpc.aio.secure_channel(self._target, credentials, options=[*options, *bounds]) as channel:
+        async with channel:
             stub: verifier_pb2_grpc.GrantVerifierAsyncStub = verifier_pb2_grpc.GrantVerifierStub(channel)
             call = stub.Watch(verifier_pb2.WatchRequest(audiences=sorted(audiences)))
             try:
                 async with _as_our_errors():
                     async for message in call:
                         self._stub = stub
+                        self._there.set()
                         yield to_feed_event(message)
             finally:
                 call.cancel()
                 if self._stub is stub:
                     self._stub = None
+                    self._there.clear()
 
     async def snapshot(self, audiences: frozenset[str]) -> Snapshot:
         """The state of now, by a second subscription that is ended at once."""
@@ -88,11 +92,14 @@ class GatewayLink:
         raise ProtocolError("the feed did not begin with a snapshot")
 
     async def redeem(self, audience: str, grant_id: str, redemption_id: str) -> Redemption:
-        """Takes one use. Tried twice under the same id, so that a lost answer costs no use."""
+        """Takes one use. Asked for once more under the same id, over the next connection, so that a lost answer costs no use."""
         request = verifier_pb2.RedeemRequest(audience=audience, grant_id=grant_id, redemption_id=redemption_id)
         try:
             response = await self._redeem(request)
         except GatewayUnavailableError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECONNECTED_WITHIN.total_seconds()):
+                    await self._there.wait()
             response = await self._redeem(request)
         return Redemption(response.accepted, response.code[:64], response.reason[:1024])
 
@@ -123,3 +130,9 @@ async def _as_our_errors() -> AsyncIterator[None]:
         yield
     except grpc.aio.AioRpcError as error:
         raise error_of(error.code(), error.details()) from error
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        # Nobody has cancelled who waits here: the connection was closed under the call, because another took its place.
+        raise GatewayUnavailableError("the connection to the gateway was replaced meanwhile") from None

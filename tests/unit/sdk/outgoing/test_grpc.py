@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from contextlib import asynccontextmanager
 
 import grpc
@@ -31,6 +33,7 @@ class Resource(grpc.GenericRpcHandler):
         self.seen = []
         self.refuse = False
         self.renewing = None
+        self.peers = []
 
     def service(self, details):
         handlers = {GET: grpc.unary_unary_rpc_method_handler, LIST: grpc.unary_stream_rpc_method_handler}
@@ -41,6 +44,7 @@ class Resource(grpc.GenericRpcHandler):
 
     async def _one(self, message, context):
         self.seen.append(dict(context.invocation_metadata()))
+        self.peers += context.auth_context()["x509_pem_cert"]
         await self._overtaken(context)
         if self.refuse:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
@@ -62,13 +66,13 @@ class Resource(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def serving(gateway, path="orders", resource=None):
+async def serving(gateway, path="orders", resource=None, target="127.0.0.1:0"):
     resource = resource or Resource()
     issued = gateway.authority.issue(path)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((resource,))
     port = server.add_secure_port(
-        "127.0.0.1:0",
+        target,
         grpc.ssl_server_credentials(
             [(issued.key_pem, issued.chain_pem)],
             root_certificates=gateway.authority.root_pem,
@@ -163,15 +167,17 @@ async def test_inv_8_a_grant_that_names_another_audience_than_the_channel_is_not
     assert resource.seen == []
 
 
-async def test_a_grant_bound_to_another_certificate_than_the_channels_is_not_shown(gateway):
+async def test_inv_8_a_call_shows_the_certificate_that_its_grant_is_bound_to(gateway):
     identity = gateway.identity()
     async with serving(gateway) as (resource, target), Client(gateway.address, gateway.gateway_id, identity) as client:
-        async with channel(ORDERS, target, client=client) as connection:
+        async with channel(ORDERS, target, client=client) as connection, task("Refund") as opened:
+            held = opened.holder.identity
             identity.become(gateway.authority.snapshot("agent/test"))
-            async with task("Refund") as opened, opened.step("orders.get"):
-                with pytest.raises(MisuseError, match="another SVID"):
-                    await get(connection)(Message(step_id="x"))
-    assert resource.seen == []
+            async with opened.step("orders.get"):
+                await get(connection)(Message(step_id="x"))
+            await get(connection)(Message(step_id="y"))
+    shown = [ssl.PEM_cert_to_DER_cert(pem.decode()) for pem in resource.peers]
+    assert shown == [held.chain_der[0], identity.current().chain_der[0]]
 
 
 async def test_a_grant_bound_to_the_key_comes_with_a_proof(gateway):
@@ -189,16 +195,41 @@ async def test_a_resource_that_is_somebody_else_is_not_connected_to(gateway):
                 pass
 
 
-async def test_a_channel_closes_when_the_resource_does_not_verify_any_more(gateway):
+async def test_calls_end_when_the_resource_does_not_verify_any_more_and_no_others_are_sent(gateway):
+    class Stalled(Resource):
+        async def _many(self, message, context):
+            yield message
+            await interrupted()
+
     identity = gateway.identity()
-    async with serving(gateway) as (resource, target), Client(gateway.address, gateway.gateway_id, identity) as client:
-        async with channel(ORDERS, target, client=client) as connection:
+    async with serving(gateway, resource=Stalled()) as (resource, target):
+        async with (
+            Client(gateway.address, gateway.gateway_id, identity) as client,
+            channel(ORDERS, target, client=client) as connection,
+        ):
             await get(connection)(Message(step_id="x"))
+            answers = search(connection)(Message(step_id="y"))
+            assert await answers.read() == Message(step_id="y")
             identity.become(ThrowAwayAuthority("test.stepgrant.test").snapshot("agent/test"))
-            await settled(lambda: connection.get_state() is grpc.ChannelConnectivity.SHUTDOWN)
-            with pytest.raises(grpc.aio.UsageError):
+            with pytest.raises(asyncio.CancelledError):
+                await answers.read()
+            with pytest.raises(grpc.aio.AioRpcError, match="did not prove to be"):
                 await get(connection)(Message(step_id="x"))
     assert len(resource.seen) == 1
+
+
+async def test_id_08_a_resource_that_rotated_is_proven_anew_and_no_call_fails(gateway):
+    """The server of the first certificate is gone; the one at its address proves the same ID by another."""
+    async with gateway.client():
+        async with serving(gateway) as (_, target):
+            opening = channel(ORDERS, target)
+            connection = await opening.__aenter__()
+            await get(connection)(Message(step_id="x"))
+        async with serving(gateway, target=target) as (second, _):
+            await settled(lambda: connection.get_state() is not grpc.ChannelConnectivity.READY)
+            await get(connection)(Message(step_id="y"))
+            assert len(second.seen) == 1
+            await opening.__aexit__(None, None, None)
 
 
 async def test_a_message_that_cannot_be_declared_is_not_sent(gateway):

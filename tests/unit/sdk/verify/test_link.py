@@ -27,6 +27,8 @@ class Servicer(verifier_pb2_grpc.GrantVerifierServicer):
         self.redeemed: list[str] = []
         self.attested: list[verifier_pb2.AttestRequest] = []
         self.failures = 0
+        self.hold: asyncio.Event | None = None
+        self.asked = asyncio.Event()
         self.first = verifier_pb2.WatchEvent(
             epoch=some_ulid("e"), position=1, snapshot=verifier_pb2.Snapshot(heartbeat=BEAT)
         )
@@ -34,6 +36,9 @@ class Servicer(verifier_pb2_grpc.GrantVerifierServicer):
 
     async def Redeem(self, request, context):  # noqa: N802 - gRPC's name
         self.redeemed.append(request.redemption_id)
+        self.asked.set()
+        if self.hold is not None:
+            await self.hold.wait()
         if len(self.redeemed) <= self.failures:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the ledger is away")
         return verifier_pb2.RedeemResponse(accepted=False, code="used_up", reason="all taken")
@@ -117,6 +122,30 @@ async def test_a_lost_answer_is_asked_for_again_under_the_same_id():
         with pytest.raises(StepgrantError):
             await one.link.redeem(AUDIENCE, GRANT, REDEMPTION)
         assert len(one.servicer.redeemed) == 4
+
+
+async def test_id_08_a_redemption_on_its_way_while_the_connection_is_replaced_is_asked_for_over_the_next_one():
+    """The caller hears an answer, and not that it was cancelled: nobody has cancelled it."""
+    async with linked() as one, one.watching() as before:
+        one.servicer.hold = asyncio.Event()
+        redeeming = asyncio.create_task(one.link.redeem(AUDIENCE, GRANT, REDEMPTION))
+        await asyncio.wait_for(one.servicer.asked.wait(), 10)
+        await before.aclose()
+        one.servicer.hold = None
+        async with one.watching():
+            answer = await asyncio.wait_for(redeeming, 10)
+    assert answer.code == "used_up"
+    assert one.servicer.redeemed == [REDEMPTION, REDEMPTION]
+
+
+async def test_who_waits_for_a_redemption_can_be_cancelled():
+    async with linked() as one, one.watching():
+        one.servicer.hold = asyncio.Event()
+        redeeming = asyncio.create_task(one.link.redeem(AUDIENCE, GRANT, REDEMPTION))
+        await asyncio.wait_for(one.servicer.asked.wait(), 10)
+        redeeming.cancel()
+        await asyncio.wait({redeeming})
+    assert redeeming.cancelled()
 
 
 async def test_outcomes_are_told():

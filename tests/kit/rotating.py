@@ -1,0 +1,41 @@
+"""A dev trust domain whose SVIDs and authority move when the test says so, as in SPIRE: prepared, activated, removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+from stepgrant.spiffe.bundles import X509Bundle
+from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, DevIdentity, DevTrustDomain
+from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+
+
+class RotatingDomain(DevTrustDomain):
+    """`prepare` publishes a second authority, `activate` has it issue, `remove` takes the first one out."""
+
+    def __init__(self, identities: Iterable[DevIdentity], now: Callable[[], datetime], *, svid_ttl: timedelta) -> None:
+        super().__init__(identities, now, svid_ttl=svid_ttl)
+        self._next: DevTrustDomain | None = None
+
+    def prepare(self) -> None:
+        self._next = DevTrustDomain((), self._now)
+        self.bundle = X509Bundle(DEV_TRUST_DOMAIN, (*self.bundle.authorities, *self._next.bundle.authorities))
+
+    def activate(self) -> None:
+        assert self._next is not None
+        self._key, self._root = self._next._key, self._next._root
+
+    def remove(self) -> None:
+        assert self._next is not None
+        self.bundle = self._next.bundle
+
+
+class RotatingApi(DevWorkloadApi):
+    """A Workload API that issues anew for those whom the test names, and tells everybody."""
+
+    def reissue(self, *paths: str) -> None:
+        """New SVIDs for these; without any, only the bundle is sent anew."""
+        self._current.update({path: self._domain.issue(path) for path in paths})
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

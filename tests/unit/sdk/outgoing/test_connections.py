@@ -1,0 +1,111 @@
+"""Connections to a resource come and go with certificates; calls that run stay where they are as long as they may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from stepgrant.errors import GatewayUnavailableError
+from stepgrant.link import Address
+from stepgrant.outgoing.connections import Connections
+from stepgrant.spiffe.ids import parse_spiffe_id
+from tests.kit.ca import LATE, FixedSource, TestAuthority
+from tests.kit.echo import HOLD, SAY, echo
+from tests.kit.loop import settled
+
+SERVER = parse_spiffe_id("spiffe://acme.org/resource/orders")
+
+
+class Place:
+    """A server and the connections to it, at a time that the test sets."""
+
+    def __init__(self, authority: TestAuthority, port: int) -> None:
+        self.authority = authority
+        self.me = authority.snapshot("agent/support")
+        self.source = FixedSource(self.me)
+        self.now = datetime.now(UTC)
+        self.connections = Connections(Address("127.0.0.1", port), SERVER, self.source, lambda: self.now)
+
+    async def held(self) -> tuple[Any, Any]:
+        """A connection, and a call that runs over it."""
+        connection = await self.connections.proven(self.me)
+        call = connection.channel.unary_stream(HOLD)(b"hello")
+        self.connections.carries(connection, call)
+        assert await call.read() == b"hello"
+        return connection, call
+
+
+@asynccontextmanager
+async def place() -> AsyncIterator[Place]:
+    authority = TestAuthority()
+    leaf = authority.issue("resource/orders", dns=["orders"])
+    async with echo(authority, lambda: leaf) as port:
+        built = Place(authority, port)
+        try:
+            yield built
+        finally:
+            await built.connections.close()
+
+
+async def ended(connection: Any) -> None:
+    await settled(lambda: connection.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN)
+
+
+async def test_each_own_svid_has_one_connection_that_shows_it() -> None:
+    async with place() as here:
+        other = here.authority.snapshot("agent/support")
+        first = await here.connections.proven(here.me)
+        assert await here.connections.proven(here.me) is first
+        assert await here.connections.proven(other) is not first
+
+
+async def test_id_08_in_the_middle_of_the_pinned_leafs_life_new_calls_go_over_another_connection() -> None:
+    async with place() as here:
+        first, call = await here.held()
+        here.now += (LATE - here.now) / 2 + timedelta(days=1)
+        second = await here.connections.proven(here.me)
+        assert second is not first
+        assert await second.channel.unary_unary(SAY)(b"x") == b"x"
+        assert first.channel.get_state() is grpc.ChannelConnectivity.READY
+        call.cancel()
+        await ended(first)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_id_08_a_connection_vouched_for_by_a_removed_authority_ends_with_its_calls(replaced: bool) -> None:
+    async with place() as here:
+        first, call = await here.held()
+        if replaced:
+            here.now += (LATE - here.now) / 2 + timedelta(days=1)
+            await here.connections.proven(here.me)
+        here.source.put(TestAuthority().snapshot("agent/support"))
+        await ended(first)
+        with pytest.raises(asyncio.CancelledError):
+            await call.read()
+        with pytest.raises(GatewayUnavailableError, match="did not prove"):
+            await here.connections.proven(here.me)
+
+
+async def test_without_an_identity_all_of_them_end() -> None:
+    async with place() as here:
+        first, _ = await here.held()
+        here.source.put(None)
+        await ended(first)
+
+
+async def test_after_close_there_are_no_connections() -> None:
+    async with place() as here:
+        state: Callable[[], grpc.ChannelConnectivity] = here.connections.state
+        assert state() is grpc.ChannelConnectivity.IDLE
+        await here.connections.proven(here.me)
+        assert state() is grpc.ChannelConnectivity.READY
+        await here.connections.close()
+        assert state() is grpc.ChannelConnectivity.SHUTDOWN
+        with pytest.raises(grpc.aio.UsageError):
+            await here.connections.proven(here.me)
