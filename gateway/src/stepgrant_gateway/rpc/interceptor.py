@@ -13,6 +13,7 @@ import grpc
 from stepgrant.errors import InvalidInputError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Caller, Evidence, set_caller
+from stepgrant_gateway.rpc.limits import MAX_IDENTITIES
 from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.status import CallLostError, UnauthenticatedError, abort
 
@@ -45,6 +46,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._stale = stale
         self._denied = denied
         self._quotas = quotas
+        self._evidence: dict[tuple[object, ...], Evidence] = {}
 
     async def intercept_service(  # type: ignore[override]  # the stubs forget that None means "no such method"
         self, continuation: _Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -88,12 +90,19 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         reason = self._stale()
         if reason is not None:
             raise CallLostError("identity_unavailable", f"the gateway cannot judge identities now: {reason}")
-        evidence = dict(context.auth_context())
+        evidence = self._one_copy(dict(context.auth_context()))
         try:
             peer = self._verify(evidence)
         except InvalidInputError as error:
             raise self._refusal(method, str(error)) from error
         return Caller(peer, evidence)
+
+    def _one_copy(self, evidence: Evidence) -> Evidence:
+        """The same evidence, shared by all calls that it comes with: gRPC makes 4 KiB of it anew for each stream."""
+        key = tuple((name, *values) for name, values in evidence.items())
+        if len(self._evidence) >= MAX_IDENTITIES:
+            self._evidence.clear()
+        return self._evidence.setdefault(key, evidence)
 
     def _refusal(self, method: str, reason: str) -> UnauthenticatedError:
         _log.warning("Turned a caller of %s away: %s", method, reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from stepgrant.v1 import agent_pb2
@@ -17,8 +16,9 @@ class Outbox:
     def __init__(self, on_failure: Callable[[], None] | None = None) -> None:
         """`on_failure` is called soon after a failure, also while the writer is stuck with an agent that does not read."""
         self._on_failure = on_failure
-        self._messages: deque[agent_pb2.GatewayMessage] = deque()
-        self._wake = asyncio.Event()
+        # A gateway has thousands of these, nearly all of them empty: an empty list is small, a deque and an Event are not.
+        self._messages: list[agent_pb2.GatewayMessage] = []
+        self._waiting: asyncio.Future[None] | None = None
         self._ended = False
         self._failure: Exception | None = None
 
@@ -36,21 +36,21 @@ class Outbox:
             self.fail(OverloadedError(f"{MAX_OUTBOX} messages wait for an agent that does not read"))
             return
         self._messages.append(message)
-        self._wake.set()
+        self._wake()
 
     def finish(self, last: agent_pb2.GatewayMessage | None = None) -> None:
         """Nothing comes after `last`. The first end stays."""
         if last is not None:
             self.put(last)
         self._ended = True
-        self._wake.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """Ends the stream with an error, after what is queued already. The first end stays."""
         if not self._ended:
             self._failure = error
             self._ended = True
-            self._wake.set()
+            self._wake()
             if self._on_failure is not None:
                 # Soon, not now: whoever fills the outbox may be in the middle of ending a step.
                 asyncio.get_running_loop().call_soon(self._on_failure)
@@ -66,6 +66,10 @@ class Outbox:
                 raise self._failure
             if self._ended:
                 return None
-            self._wake.clear()
-            await self._wake.wait()
-        return self._messages.popleft()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        return self._messages.pop(0)
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)

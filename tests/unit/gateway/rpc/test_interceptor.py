@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import grpc
 import pytest
 from google.protobuf.message_factory import GetMessageClass
@@ -9,7 +11,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stepgrant.errors import InvalidSvidError
 from stepgrant.v1 import agent_pb2, operator_pb2, verifier_pb2
-from tests.kit.face import Face, serving
+from stepgrant_gateway.rpc.caller import Evidence
+from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
+from tests.kit.face import AGENT, Face, serving
 
 METHODS = [
     method
@@ -129,3 +133,16 @@ async def test_a_method_that_does_not_exist_is_unimplemented(face):
         await face.channel.unary_unary("/stepgrant.v1.Operator/BreakGlass")(b"")
 
     assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_calls_that_come_with_the_same_evidence_share_one_copy_of_it(face):
+    """Thousands of streams of one agent host would keep as many copies of its certificates."""
+    seen: list[Evidence] = []
+    interceptor = IdentityInterceptor(lambda evidence: seen.append(evidence) or AGENT, lambda: None, None, face.quotas)
+
+    for chain in (b"one", b"one", b"other"):
+        context = SimpleNamespace(auth_context=lambda chain=chain: {"x509_pem_cert": [b"leaf"], "chain": [chain]})
+        interceptor._admit("/a/method", context, bearer=False)
+
+    assert seen[0] is seen[1]
+    assert seen[2] == {"x509_pem_cert": [b"leaf"], "chain": [b"other"]}
