@@ -18,10 +18,10 @@ from stepgrant.spiffe.files import FileSource
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant.v1 import agent_pb2
-from stepgrant_gateway.app.auditing import read_all
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.folding import fold_ledger
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.operating import Operating
@@ -30,13 +30,14 @@ from stepgrant_gateway.app.redeeming import Redeeming
 from stepgrant_gateway.app.restoring import restore
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
+from stepgrant_gateway.app.snapshots import Snapshots
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS, State
 from stepgrant_gateway.config import Config
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.history import History, fold
+from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
-from stepgrant_gateway.core.ports import Clock, Entropy, PolicySet, Sealer
+from stepgrant_gateway.core.ports import Clock, Entropy, PolicySet, Sealer, SnapshotStore
 from stepgrant_gateway.core.revocation import AnnouncedKey
 from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
@@ -54,8 +55,9 @@ from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
 from stepgrant_gateway.storage.inputs import DigestSealer, RecipientSealer, recipient_from_pem
-from stepgrant_gateway.storage.memory import MemoryLedger
+from stepgrant_gateway.storage.memory import MemoryLedger, MemorySnapshots
 from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
+from stepgrant_gateway.storage.snapshots import SnapshotFiles
 from stepgrant_gateway.storage.sqlite import SqliteLedger
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys
@@ -152,8 +154,10 @@ async def _require_own_identity(config: Config, source: IdentitySource) -> None:
         )
 
 
-def _store(settings: LedgerSettings) -> SqliteLedger | MemoryLedger:
-    return MemoryLedger() if settings.path is None else SqliteLedger(settings.path)
+def _store(settings: LedgerSettings) -> tuple[SqliteLedger | MemoryLedger, SnapshotStore]:
+    if settings.path is None:
+        return MemoryLedger(), MemorySnapshots()
+    return SqliteLedger(settings.path), SnapshotFiles(settings.path)
 
 
 def _sealer(settings: InputSettings, entropy: Entropy) -> Sealer:
@@ -170,18 +174,21 @@ async def _application(config: Config, world: World, instance_id: str, stack: As
     source = DirectorySource(config.gateway.policy)
     policy = await asyncio.to_thread(source.load)
     sealer = _sealer(config.inputs, world.entropy)
-    store = await asyncio.to_thread(_store, config.ledger)
+    store, beside = await asyncio.to_thread(_store, config.ledger)
     stack.callback(store.close)
-    history = await asyncio.to_thread(lambda: fold(stored.event for stored in read_all(store)))
+    folded = await asyncio.to_thread(lambda: fold_ledger(store, beside.kept()))
+    snapshots = Snapshots(beside, folded, config.ledger.snapshot_every)
     signer = SourceSvidSigner(world.identity)
-    recorder = Recorder(store, sealer, world.clock, instance_id, signer=signer)
+    recorder = Recorder(store, sealer, world.clock, instance_id, signer=signer, followed=snapshots.follow)
     await recorder.start({"issuer": str(config.gateway.issuer)})
     stack.push_async_callback(recorder.close)
     retention = Retention(store, world.clock, config.inputs.keep_days)
     await retention.start()
     stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
-    application = _use_cases(config, world, instance_id, policy, source, history, recorder, keys)
+    application = _use_cases(config, world, instance_id, policy, source, folded.history, recorder, keys)
+    snapshots.begin(recorder, world.clock)
+    stack.push_async_callback(snapshots.close)
     events = [application.operating.activation(policy, "gateway")]
     events += [Event(EventType.INSECURE_CHOICE, world.clock.now(), {"choice": choice}) for choice in config.insecure]
     await recorder.record(*events).durable()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from stepgrant_gateway.core.chain import VerifiedChain, Witness, chain_links, follow_chain, verify_chain
 from stepgrant_gateway.core.errors import LedgerBrokenError
 from stepgrant_gateway.core.events import EventType
-from stepgrant_gateway.core.ledger import DataKey, Record, SealedInput, StoredEvent
+from stepgrant_gateway.core.ledger import ChainHead, DataKey, Record, SealedInput, StoredEvent
 from stepgrant_gateway.core.ports import LedgerReading
 
 PAGE: Final = 1024
@@ -69,17 +69,26 @@ class _Held:
         return self.milliseconds + sum(max(0, expires - issued) for issued, expires in self.open.values())
 
 
-def read_all(store: LedgerReading, witnesses: Iterable[Witness] = ()) -> Iterator[StoredEvent]:
+def read_all(
+    store: LedgerReading, witnesses: Iterable[Witness] = (), after: Iterable[ChainHead] = ()
+) -> Iterator[StoredEvent]:
     """Every event of every chain, each verified before it is given out; chains in the order of their beginning.
 
-    Verified when exhausted: each chain, the heads that later chains name, and the `witnesses`.
+    Verified when exhausted: each chain, the heads that later chains name, and the `witnesses`. With `after`, of those
+    chains only the records beyond these heads are read, and of what lies before them only what somebody remembers.
 
     Raises:
         LedgerBrokenError: naming instance, sequence and what is wrong.
     """
+    known = {head.instance_id: head for head in after}
     instances, awaited = _witnessed(store, witnesses)
+    for witness in awaited:
+        if witness.head.instance_id in known and witness.head.sequence <= known[witness.head.instance_id].sequence:
+            _require(store, witness)
     for instance_id in instances:
-        yield from follow_chain(instance_id, _pages(store, instance_id), witnesses=awaited)
+        begin = known.get(instance_id)
+        pages = _pages(store, instance_id, begin.sequence if begin is not None else 0)
+        yield from follow_chain(instance_id, pages, after=begin, witnesses=awaited)
 
 
 def verify_ledger(store: LedgerReading, checkpoints: Iterable[Witness] = ()) -> VerifiedLedger:
@@ -202,8 +211,16 @@ def _witnessed(store: LedgerReading, witnesses: Iterable[Witness]) -> tuple[Sequ
     return instances, awaited
 
 
-def _pages(store: LedgerReading, instance_id: str) -> Iterator[Record]:
-    after = 0
+def _require(store: LedgerReading, witness: Witness) -> None:
+    head = witness.head
+    if [record.hash for record in store.read(head.instance_id, head.sequence - 1, 1)] != [head.hash]:
+        raise LedgerBrokenError(
+            f"ledger of gateway instance {head.instance_id}: record {head.sequence} is not the record that"
+            f" {witness.source} remembers."
+        )
+
+
+def _pages(store: LedgerReading, instance_id: str, after: int = 0) -> Iterator[Record]:
     while page := store.read(instance_id, after, PAGE):
         yield from page
         after += len(page)

@@ -234,7 +234,7 @@ class Granting:
         for label in call.tool.labels:
             task.labels.setdefault(label, set()).add(step.key[1])
         if call.tool.labels:
-            self._state.remember(task.workload, task.instance_jkt, call.tool.labels, now)
+            self._state.memory.remember(task.workload, task.instance_jkt, call.tool.labels, now)
         if fresh:
             self._endings.reconsider([task], cause="label", by="gateway", spare=step)
 

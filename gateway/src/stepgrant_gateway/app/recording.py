@@ -72,8 +72,12 @@ class Recorder:
         bound: timedelta = BOUND,
         undelivered: Callable[[Sequence[Event], datetime], Sequence[Event]] = close_undelivered,
         observer: Observer = UNOBSERVED,
+        followed: Callable[[Sequence[Event], ChainHead], None] | None = None,
     ) -> None:
-        """`undelivered` gives the ends of events that became durable after their receipt had failed."""
+        """`undelivered` gives the ends of events that became durable after their receipt had failed.
+
+        `followed` hears of all that became durable, in order, with the head after it.
+        """
         self._store = store
         self._clock = clock
         self._checkpoints = None if signer is None else Checkpoints(signer, clock)
@@ -81,6 +85,7 @@ class Recorder:
         self._undelivered = undelivered
         self._observer = observer
         self._given_at = timedelta(0)
+        self._followed = followed
         self._writer = ChainWriter(store, sealer, instance_id)
         self._thread = WriterThread(f"ledger-{instance_id}")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -278,9 +283,13 @@ class Recorder:
 
     def _advance(self, result: Written, group: Sequence[_Batch]) -> None:
         self._head = result.head
-        times = [event.at for batch in group for event in batch.events] if result.durable else []
-        if times:
-            self._latest = max(times) if self._latest is None else max(self._latest, *times)
+        kept = (batch for batch, sequence in zip(group, result.sequences, strict=True) if sequence is not None)
+        events = [event for batch in kept for event in batch.events]
+        if events:
+            last = max(event.at for event in events)
+            self._latest = last if self._latest is None else max(self._latest, last)
+            if self._followed is not None:
+                self._followed(events, result.head)
         moved, self._moved = self._moved, []
         for waiter in moved:
             if not waiter.done():

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 from stepgrant_gateway.app.state import State
-from stepgrant_gateway.core.budgets import Book, Entry
+from stepgrant_gateway.core.budgets import Book, Entry, StepKey
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
+
+FORMER: Final[StepKey] = ("", "")
+"""In whose name books say what all steps of former lives spent: no step has this key, so none gives it back."""
 
 
 def restore(state: State, history: History, now: datetime) -> list[Event]:
     """Takes over locks, books and label memory; returns the ends that have to be recorded (design 3)."""
     state.locks.update(history.locks)
     state.latest = history.latest
-    for spent in history.spent:
-        budget = state.policy.catalog.budgets.get(spent.budget)
+    for (name, workload), grains in history.spent.items():
+        budget = state.policy.catalog.budgets.get(name)
         if budget is None or budget.per == "task":
             continue
-        book = state.books.setdefault((spent.budget, spent.workload), Book(budget.window))
-        book.reserve(Entry(spent.at, spent.step, spent.amount))
-        book.settle(spent.step)
-    for brought in history.labels:
-        state.remember(brought.workload, brought.instance_jkt, [brought.label], brought.at)
-    for task, (workload, jkt) in history.open_tasks.items():
+        book = state.books.setdefault((name, workload), Book(budget.window))
+        for spent in sorted(grains.values(), key=lambda spent: spent.at):
+            book.reserve(Entry(spent.at, FORMER, spent.amount))
+        book.settle(FORMER)
+    state.memory = history.labels.copied()
+    for task in history.open_tasks.values():
         # Open until now, so what its labels tell of reaches to now.
-        state.remember(workload, jkt, history.task_labels.get(task, ()), now)
+        state.memory.remember(task.workload, task.instance_jkt, task.labels, now)
     reason = "the gateway that held it is gone."
     ended = [
         Event(
@@ -34,18 +38,18 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
             {
                 "task": task,
                 "step": step,
-                "grant": data["grant"],
-                "exp_ms": data["exp_ms"],
+                "grant": live.grant,
+                "exp_ms": live.exp_ms,
                 "state": "abandoned",
                 "code": "gateway_gone",
                 "reason": reason,
                 "by": "gateway",
             },
         )
-        for (task, step), data in history.live_steps.items()
+        for (task, step), live in history.live_steps.items()
     ]
     closed = [
-        Event(EventType.TASK_CLOSED, now, {"task": task, "code": "gateway_gone", "reason": reason, "by": "gateway"})
-        for task in history.open_tasks
+        Event(EventType.TASK_CLOSED, now, {"task": task_id, "code": "gateway_gone", "reason": reason, "by": "gateway"})
+        for task_id in history.open_tasks
     ]
     return ended + closed

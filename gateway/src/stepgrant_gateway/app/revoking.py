@@ -101,7 +101,7 @@ class Endings:
             deadline.cancel()
         now = self._clock.now()
         if task.labels:
-            self._state.remember(task.workload, task.instance_jkt, task.labels, now)
+            self._state.memory.remember(task.workload, task.instance_jkt, task.labels, now)
         self._state.tasks.pop(task.task_id, None)
         self._journal.record_end(
             Event(EventType.TASK_CLOSED, now, {"task": task.task_id, "code": code, "reason": reason, "by": by})

@@ -12,9 +12,10 @@ from stepgrant.errors import Denial
 from stepgrant_gateway.app.expiry import Deadline
 from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepGranted
 from stepgrant_gateway.core.budgets import Book, StepKey
-from stepgrant_gateway.core.decision import LONGEST_MEMORY, Call, Parameters, Question, TaskType
+from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.grants import Lifetime, Terms
+from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.observations import Course
 from stepgrant_gateway.core.ports import PolicySet
 from stepgrant_gateway.core.principal import Peer
@@ -33,8 +34,6 @@ MAX_LOCKS: Final = 1024
 """Locks in force at once; each is matched at every decision."""
 MAX_LATE_REPORTS: Final = 3
 """Reports of one ended step that are recorded: ends are never dropped, so their number must have an end."""
-MAX_INSTANCES: Final = 1024
-"""Instances of one workload whose labels are remembered apart; any further one counts as the whole workload."""
 
 
 @dataclass(slots=True)
@@ -152,8 +151,7 @@ class State:
     locks: dict[str, Lock] = field(default_factory=dict)
     lifted: list[LiftedLock] = field(default_factory=list)
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
-    memory: dict[str, dict[str, datetime]] = field(default_factory=dict)
-    instances: dict[str, dict[bytes, dict[str, datetime]]] = field(default_factory=dict)
+    memory: LabelMemory = field(default_factory=LabelMemory)
     draining: bool = False
     latest: datetime | None = None
 
@@ -164,28 +162,13 @@ class State:
             return task.books.setdefault(name, Book(budget.window))
         return self.books.setdefault((name, task.workload), Book(budget.window))
 
-    def remember(self, workload: str, instance_jkt: bytes, labels: Iterable[str], at: datetime) -> None:
-        """Keeps labels for later tasks of the same instance and of the same workload."""
-        instances = self.instances.setdefault(workload, {})
-        if instance_jkt not in instances and len(instances) >= MAX_INSTANCES:
-            self._forget_instances(workload, at - LONGEST_MEMORY)
-            instances = self.instances[workload]
-        places = [self.memory.setdefault(workload, {})]
-        if instance_jkt in instances or len(instances) < MAX_INSTANCES:
-            places.append(instances.setdefault(instance_jkt, {}))
-        for remembered in places:
-            remembered.update((label, max(at, remembered.get(label, at))) for label in labels)
-
     def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:
         """The labels that a new task of this type starts with (design 3, `label_memory`)."""
         if task_type.memory_window is None:
             return frozenset()
-        instances = self.instances.get(workload, {})
-        # An instance that did not fit may have brought anything that its workload has.
-        apart = task_type.memory_scope == "instance" and (instance_jkt in instances or len(instances) < MAX_INSTANCES)
-        memory = instances.get(instance_jkt, {}) if apart else self.memory.get(workload, {})
+        apart = task_type.memory_scope == "instance" and self.memory.apart(workload, instance_jkt)
         since = now - task_type.memory_window
-        labels = {label for label, at in memory.items() if at > since}
+        labels = self.memory.brought(workload, instance_jkt if apart else None, since)
         for task in self.tasks.values():
             if task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
                 labels |= task.labels.keys()
@@ -193,21 +176,7 @@ class State:
 
     def tidy(self, now: datetime) -> None:
         """Drops labels that no window reaches any more, and books that say nothing."""
-        before = now - LONGEST_MEMORY
-        for workload in list(self.memory):
-            self._forget_instances(workload, before)
-            self.memory[workload] = _since(self.memory[workload], before)
-            if not self.memory[workload] and not self.instances.get(workload):
-                del self.memory[workload]
-                self.instances.pop(workload, None)
+        self.memory.tidy(now)
         for key, book in list(self.books.items()):
             if book.is_empty(now):
                 del self.books[key]
-
-    def _forget_instances(self, workload: str, before: datetime) -> None:
-        kept = {jkt: _since(labels, before) for jkt, labels in self.instances.get(workload, {}).items()}
-        self.instances[workload] = {jkt: labels for jkt, labels in kept.items() if labels}
-
-
-def _since(labels: dict[str, datetime], before: datetime) -> dict[str, datetime]:
-    return {label: at for label, at in labels.items() if at > before}

@@ -30,6 +30,12 @@ class LedgerUnusableError(GatewayError):
     code = "ledger_unusable"
 
 
+class SnapshotError(GatewayError):
+    """A snapshot of the fold that is not believed: what it would have saved is read from the ledger instead."""
+
+    code = "snapshot_refused"
+
+
 class EventInvalidError(GatewayError):
     """An event or an input that cannot be stored as it is: a bug of the program that recorded it."""
 

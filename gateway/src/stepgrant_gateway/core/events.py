@@ -33,6 +33,7 @@ class EventType(Enum):
     LOCK_LIFTED = "lock.lifted"
     IDENTITY_DENIED = "identity.denied"
     INSECURE_CHOICE = "insecure.choice"
+    LEDGER_SNAPSHOT = "ledger.snapshot"
 
 
 @dataclass(frozen=True, slots=True)

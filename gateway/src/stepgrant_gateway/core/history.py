@@ -4,93 +4,132 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Final
 
 from stepgrant.selector import Selector
 from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.revocation import Lock
 
+GRAIN: Final = timedelta(minutes=1)
+"""What one workload spent of one budget within this is kept as one sum, at the time of the last of it: never too early."""
 
-@dataclass(frozen=True, slots=True)
+BudgetKey = tuple[str, str]
+"""(budget, workload)."""
+StepKey = tuple[str, str]
+"""(task id, step id)."""
+
+
+@dataclass(slots=True)
 class Spent:
-    """What a step added to a budget of its workload."""
+    """What steps added to a budget of their workload within one GRAIN, and when the last of them did."""
 
-    budget: str
-    workload: str
     at: datetime
     amount: Decimal
-    step: tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """A label, when, and by which instance of which workload."""
+@dataclass(slots=True)
+class OpenTask:
+    """A task that was open when the record ends, and the labels that it has."""
 
-    label: str
     workload: str
     instance_jkt: bytes
+    labels: set[str]
+
+
+@dataclass(slots=True)
+class LiveStep:
+    """A step that was live when the record ends: its grant, and what it spent of which budgets, when."""
+
+    grant: str
+    exp_ms: int
     at: datetime
+    deltas: dict[str, str]
 
 
 @dataclass(slots=True)
 class History:
-    """Locks in force, what was spent, labels brought, steps that were live when the record ends, and its last time."""
+    """Locks in force, what was spent, labels brought, what was open when the record ends, and its last time.
+
+    What it takes up grows with workloads, labels and minutes in which something was spent, not with events.
+    """
 
     locks: dict[str, Lock] = field(default_factory=dict)
-    spent: list[Spent] = field(default_factory=list)
-    labels: list[Brought] = field(default_factory=list)
-    open_tasks: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    task_labels: dict[str, set[str]] = field(default_factory=dict)
-    live_steps: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    undelivered: set[tuple[str, str]] = field(default_factory=set)
+    spent: dict[BudgetKey, dict[int, Spent]] = field(default_factory=dict)
+    labels: LabelMemory = field(default_factory=LabelMemory)
+    open_tasks: dict[str, OpenTask] = field(default_factory=dict)
+    live_steps: dict[StepKey, LiveStep] = field(default_factory=dict)
     latest: datetime | None = None
+
+    def follow(self, event: Event) -> None:
+        """Takes in the event after those that it has taken in already."""
+        if self.latest is None or event.at > self.latest:
+            self.latest = event.at
+        data = event.data
+        match event.type:
+            case EventType.LOCK_SET:
+                selector = Selector(**data["selector"])
+                self.locks[data["lock"]] = Lock(data["lock"], selector, data["reason"], event.at, data["by"])
+            case EventType.LOCK_LIFTED:
+                self.locks.pop(data["lock"], None)
+            case EventType.TASK_OPENED:
+                jkt = bytes.fromhex(data["instance_jkt"])
+                self.open_tasks[data["task"]] = OpenTask(data["workload"], jkt, set(data["labels"]))
+            case EventType.TASK_CLOSED:
+                task = self.open_tasks.pop(data["task"], None)
+                # A task has its labels to its end, those included that it began with.
+                if task is not None and task.labels:
+                    self.labels.remember(task.workload, task.instance_jkt, task.labels, event.at)
+            case EventType.STEP_GRANTED:
+                self._granted(event)
+            case EventType.STEP_RENEWED:
+                step = self.live_steps.get((data["task"], data["step"]))
+                if step is not None:
+                    step.grant, step.exp_ms = data["grant"], data["exp_ms"]
+            case EventType.STEP_ENDED:
+                step = self.live_steps.pop((data["task"], data["step"]), None)
+                if step is not None and data["code"] == "undelivered":
+                    for name, amount in step.deltas.items():
+                        self._spend(data["task"], name, step.at, -Decimal(amount))
+            case _:
+                pass
+
+    def tidy(self) -> None:
+        """Drops what no label window reaches at the end of the record."""
+        if self.latest is not None:
+            self.labels.tidy(self.latest)
+
+    def _granted(self, event: Event) -> None:
+        data = event.data
+        self.live_steps[data["task"], data["step"]] = LiveStep(
+            data["grant"], data["exp_ms"], event.at, dict(data["deltas"])
+        )
+        task = self.open_tasks.get(data["task"])
+        if task is not None and data["labels"]:
+            task.labels.update(data["labels"])
+            self.labels.remember(task.workload, task.instance_jkt, data["labels"], event.at)
+        for name, amount in data["deltas"].items():
+            self._spend(data["task"], name, event.at, Decimal(amount))
+
+    def _spend(self, task_id: str, budget: str, at: datetime, amount: Decimal) -> None:
+        task = self.open_tasks.get(task_id)
+        if task is None:
+            return
+        grains = self.spent.setdefault((budget, task.workload), {})
+        number = int(at.timestamp()) // int(GRAIN.total_seconds())
+        grain = grains.get(number)
+        if grain is None:
+            grains[number] = Spent(at, amount)
+        else:
+            grain.at, grain.amount = max(at, grain.at), grain.amount + amount
 
 
 def fold(events: Iterable[Event]) -> History:
     """The history that the events tell, oldest first."""
     history = History()
     for event in events:
-        history.latest = event.at if history.latest is None else max(history.latest, event.at)
-        _apply(history, event)
-    # At the end, all at once: an outage leaves thousands of them, and a ledger may hold a million events.
-    history.spent = [item for item in history.spent if item.step not in history.undelivered]
+        history.follow(event)
+    history.tidy()
     return history
-
-
-def _apply(history: History, event: Event) -> None:
-    data = event.data
-    match event.type:
-        case EventType.LOCK_SET:
-            selector = Selector(**data["selector"])
-            history.locks[data["lock"]] = Lock(data["lock"], selector, data["reason"], event.at, data["by"])
-        case EventType.LOCK_LIFTED:
-            history.locks.pop(data["lock"], None)
-        case EventType.TASK_OPENED:
-            history.open_tasks[data["task"]] = (data["workload"], bytes.fromhex(data["instance_jkt"]))
-            history.task_labels[data["task"]] = set(data["labels"])
-        case EventType.TASK_CLOSED:
-            workload, jkt = history.open_tasks.pop(data["task"], ("", b""))
-            # A task has its labels to its end, those included that it began with.
-            labels = history.task_labels.pop(data["task"], ())
-            history.labels.extend(Brought(label, workload, jkt, event.at) for label in sorted(labels))
-        case EventType.STEP_GRANTED:
-            workload, jkt = history.open_tasks.get(data["task"], ("", b""))
-            key = (data["task"], data["step"])
-            history.live_steps[key] = dict(data)
-            history.task_labels.setdefault(data["task"], set()).update(data["labels"])
-            history.labels.extend(Brought(label, workload, jkt, event.at) for label in data["labels"])
-            history.spent.extend(
-                Spent(name, workload, event.at, Decimal(amount), key) for name, amount in data["deltas"].items()
-            )
-        case EventType.STEP_RENEWED:
-            key = (data["task"], data["step"])
-            history.live_steps[key] = {**history.live_steps.get(key, {}), **data}
-        case EventType.STEP_ENDED:
-            key = (data["task"], data["step"])
-            history.live_steps.pop(key, None)
-            if data["code"] == "undelivered":
-                history.undelivered.add(key)
-        case _:
-            pass

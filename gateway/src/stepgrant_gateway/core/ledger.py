@@ -165,7 +165,7 @@ def decode_body(body: bytes) -> tuple[Event, bytes | None]:
     if len(body) > MAX_BODY_BYTES:
         raise LedgerBrokenError(f"an event of {len(body)} bytes, more than {MAX_BODY_BYTES}")
     try:
-        document = json.loads(body.decode("utf-8"), object_pairs_hook=_once, parse_float=_never, parse_constant=_never)
+        document = _DECODER.decode(body.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise LedgerBrokenError("an event that is not JSON in UTF-8") from error
     if not isinstance(document, dict) or document.keys() - {"input_sha256"} != _NAMES:
@@ -283,3 +283,6 @@ def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _never(token: str) -> NoReturn:
     raise ValueError(f"{token[:32]} has no place in an event")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_once, parse_float=_never, parse_constant=_never)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
@@ -130,6 +130,16 @@ class LedgerStore(LedgerReading, Protocol):
             LedgerBrokenError: the records do not follow the head; nothing was stored.
             Exception: of any other kind: the outcome is unknown until `heads` says what is durable.
         """
+
+
+class SnapshotStore(Protocol):
+    """Where snapshots of the fold lie, beside the ledger. Nothing that it says is believed without the chain's word."""
+
+    def keep(self, snapshot: bytes) -> None:
+        """Keeps this one durably, and the one before it; blocking. Raises OSError when it cannot."""
+
+    def kept(self) -> Iterator[bytes]:
+        """What is there, the newest first, each read when it is asked for; blocking. What cannot be read is left out."""
 
 
 class InputStore(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from threading import Lock
 
@@ -64,3 +64,18 @@ class MemoryLedger:
             raise LedgerBrokenError(
                 f"ledger of gateway instance {first.instance_id}: record {first.sequence} does not follow record {sequence}."
             )
+
+
+class MemorySnapshots:
+    """`SnapshotStore` in memory."""
+
+    def __init__(self) -> None:
+        self._kept: list[bytes] = []
+
+    def keep(self, snapshot: bytes) -> None:
+        """See `SnapshotStore`."""
+        self._kept = [snapshot, *self._kept[:1]]
+
+    def kept(self) -> Iterator[bytes]:
+        """See `SnapshotStore`."""
+        yield from self._kept

@@ -10,6 +10,7 @@ from typing import Final
 from stepgrant_gateway.core.settings import Place, Section, read_flag, read_path, read_paths, setting
 
 MAX_KEPT_DAYS: Final = 3650
+MAX_EVENTS: Final = 1_000_000
 
 
 def read_days(value: object, place: Place) -> timedelta:
@@ -19,6 +20,13 @@ def read_days(value: object, place: Place) -> timedelta:
     return timedelta(days=value)
 
 
+def read_events(value: object, place: Place) -> int:
+    """A number of events."""
+    if type(value) is not int or not 1 <= value <= MAX_EVENTS:
+        raise place.error(f"a whole number from 1 to {MAX_EVENTS} is wanted")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSettings(Section):
     """Where decisions are recorded. Exactly one of the two is set."""
@@ -26,6 +34,11 @@ class LedgerSettings(Section):
     path: Path | None = setting("SQLite file of the ledger, relative to this file.", read_path, None)
     insecure_memory: bool = setting(
         "True: keep the ledger in memory, gone with the process. Loopback only.", read_flag, False
+    )
+    snapshot_every: int = setting(
+        "Events after which the state is written beside the ledger: about as many are read at start.",
+        read_events,
+        10_000,
     )
 
     def contradiction(self) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from stepgrant_gateway.core.ledger import GENESIS, ChainHead, DataKey, Record, S
 from stepgrant_gateway.storage.files import hold, mark, marked, prepare, recognise, usable
 
 TAIL_CHECKED: Final = 1024
-"""Records at the end of each chain that are verified on opening; folding and `audit verify` verify all of them."""
+"""The last records of the ledger, of the newest chains first, that are verified on opening; of each other chain the last."""
 
 _RECORDS: Final = (
     "SELECT instance, sequence, previous_hash, hash, body FROM records JOIN chains USING (chain)"
@@ -152,13 +152,15 @@ class SqliteLedger:
             )
 
     def _check_tails(self) -> None:
-        for head in self._heads.values():
-            start = max(0, head.sequence - TAIL_CHECKED)
+        left = TAIL_CHECKED
+        for head in reversed(self._heads.values()):
+            start = max(0, head.sequence - max(left, 1))
+            left = max(0, left - head.sequence)
             after = None
             if start:
                 before = self.read(head.instance_id, start - 1, 1)
                 after = ChainHead(head.instance_id, start, before[0].hash if before else GENESIS)
-            tail = self.read(head.instance_id, start, TAIL_CHECKED)
+            tail = self.read(head.instance_id, start, head.sequence - start)
             for _ in follow_chain(head.instance_id, tail, after=after):
                 pass
 

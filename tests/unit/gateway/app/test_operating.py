@@ -122,7 +122,7 @@ async def test_locks_labels_and_budgets_survive_a_restart_and_old_steps_are_aban
         ends = restore(state, history, built.clock.now())
         assert list(state.locks) == [answer.lock.lock_id]
         assert state.books["mails", AGENT].total == 1
-        assert state.memory[AGENT].keys() == {"confidential"}
+        assert state.memory.workloads[AGENT].keys() == {"confidential"}
         assert [event.data.get("state") for event in ends] == ["abandoned", None]
 
 
@@ -236,11 +236,11 @@ async def test_a_restart_launders_no_label() -> None:
         await built.open()
         await built.journal.record(built.operating.activation(built.state.policy, "a test")).durable()
         history = fold(events(built))
-        assert max(brought.at for brought in history.labels) == closed_at
+        assert history.labels.workloads[AGENT] == {"confidential": closed_at}
         state = type(built.state)(support_policy())
         later = built.clock.now() + timedelta(minutes=50)
         restore(state, history, later)
-        assert state.memory[AGENT] == {"confidential": later}
+        assert state.memory.workloads[AGENT] == {"confidential": later}
 
 
 async def test_an_activation_that_was_too_late_is_not_the_last_word_on_record(tmp_path: Path) -> None:

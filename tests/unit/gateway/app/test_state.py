@@ -1,11 +1,12 @@
-"""What is remembered, and how much of it."""
+"""What is remembered as long as a decision can still need it."""
 
 from datetime import timedelta
 from decimal import Decimal
 
-from stepgrant_gateway.app.state import MAX_INSTANCES, State
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.budgets import Book, Entry
 from stepgrant_gateway.core.decision import LONGEST_MEMORY, TaskType
+from stepgrant_gateway.core.labels import MAX_INSTANCES
 from tests.kit.clock import START
 from tests.kit.heart import AGENT, TRIAGE, support_policy
 
@@ -21,8 +22,8 @@ def test_an_agent_with_ever_new_instance_keys_takes_bounded_memory_and_loses_no_
     """INV-11: an instance that does not fit is taken for its whole workload, which only adds labels."""
     state = State(support_policy())
     for number in range(MAX_INSTANCES + 100):
-        state.remember(AGENT, jkt(number), ["confidential"], START)
-    assert len(state.instances[AGENT]) == MAX_INSTANCES
+        state.memory.remember(AGENT, jkt(number), ["confidential"], START)
+    assert len(state.memory.instances[AGENT]) == MAX_INSTANCES
     assert state.remembered(BY_INSTANCE, AGENT, jkt(MAX_INSTANCES + 50), START) == {"confidential"}
     assert state.remembered(BY_INSTANCE, TRIAGE, jkt(0), START) == set()
 
@@ -30,21 +31,21 @@ def test_an_agent_with_ever_new_instance_keys_takes_bounded_memory_and_loses_no_
 def test_room_returns_when_what_was_remembered_is_out_of_every_window() -> None:
     state = State(support_policy())
     for number in range(MAX_INSTANCES):
-        state.remember(AGENT, jkt(number), ["confidential"], START)
+        state.memory.remember(AGENT, jkt(number), ["confidential"], START)
     later = START + LONGEST_MEMORY + HOUR
-    state.remember(AGENT, jkt(7_000), ["untrusted"], later)
-    assert state.instances[AGENT].keys() == {jkt(7_000)}
+    state.memory.remember(AGENT, jkt(7_000), ["untrusted"], later)
+    assert state.memory.instances[AGENT].keys() == {jkt(7_000)}
     assert state.remembered(BY_INSTANCE, AGENT, jkt(7_001), later) == set()
 
 
 def test_tidying_keeps_what_a_decision_can_still_need() -> None:
     state = State(support_policy())
-    state.remember(AGENT, jkt(1), ["confidential"], START)
-    state.remember(TRIAGE, jkt(2), ["untrusted"], START + LONGEST_MEMORY)
+    state.memory.remember(AGENT, jkt(1), ["confidential"], START)
+    state.memory.remember(TRIAGE, jkt(2), ["untrusted"], START + LONGEST_MEMORY)
     for workload, at in ((AGENT, START), (TRIAGE, START + LONGEST_MEMORY)):
         book = state.books["mails", workload] = Book(HOUR)
         book.reserve(Entry(at, (workload, "step"), Decimal(1)))
         book.settle((workload, "step"))
     state.tidy(START + LONGEST_MEMORY + timedelta(minutes=1))
-    assert state.memory.keys() == state.instances.keys() == {TRIAGE}
+    assert state.memory.workloads.keys() == state.memory.instances.keys() == {TRIAGE}
     assert state.books.keys() == {("mails", TRIAGE)}

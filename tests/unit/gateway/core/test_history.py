@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.history import fold
+from stepgrant_gateway.core.history import History, fold
 from tests.kit.clock import START
 
 JKT = b"k" * 32
@@ -23,25 +25,45 @@ def opened(minutes: int, *labels: str, task: str = "t") -> Event:
 
 
 def granted(minutes: int, step: str, *labels: str) -> Event:
-    return event(EventType.STEP_GRANTED, minutes, task="t", step=step, labels=list(labels), deltas={"mails": "1"})
+    return event(
+        EventType.STEP_GRANTED,
+        minutes,
+        task="t",
+        step=step,
+        grant=f"g-{step}",
+        exp_ms=1,
+        labels=list(labels),
+        deltas={"mails": "1"},
+    )
 
 
 def ended(minutes: int, step: str, code: str = "completed") -> Event:
     return event(EventType.STEP_ENDED, minutes, task="t", step=step, code=code)
 
 
+def spent(history: History) -> list[tuple[str, Decimal]]:
+    return [(name, entry.amount) for (name, _), grains in history.spent.items() for entry in grains.values()]
+
+
 def test_only_what_was_delivered_is_spent() -> None:
     history = fold([opened(0), granted(1, "a"), granted(2, "b"), ended(3, "a", "undelivered"), ended(4, "b")])
-    assert [spent.step for spent in history.spent] == [("t", "b")]
+    assert spent(history) == [("mails", Decimal(0)), ("mails", Decimal(1))]
     assert history.live_steps == {}
+
+
+def test_what_was_spent_within_a_minute_is_one_sum_that_leaves_no_window_too_early() -> None:
+    begin = [opened(0), granted(1, "a"), granted(1, "b")]
+    later = replace(granted(1, "c"), at=START + timedelta(minutes=1, seconds=59))
+    (grains,) = fold([*begin, later]).spent.values()
+    assert [(entry.at, entry.amount) for entry in grains.values()] == [(later.at, Decimal(3))]
 
 
 def test_a_task_has_its_labels_to_its_end_and_those_that_it_began_with_too() -> None:
     history = fold([opened(0, "confidential"), granted(1, "a", "untrusted"), event(EventType.TASK_CLOSED, 9, task="t")])
-    last = {brought.label: (brought.at, brought.workload, brought.instance_jkt) for brought in history.labels}
-    at = START + timedelta(minutes=9)
-    assert last == dict.fromkeys(("confidential", "untrusted"), (at, "spiffe://a/w", JKT))
-    assert history.task_labels == {}
+    last = dict.fromkeys(("confidential", "untrusted"), START + timedelta(minutes=9))
+    assert history.labels.instances == {"spiffe://a/w": {JKT: last}}
+    assert history.labels.workloads == {"spiffe://a/w": last}
+    assert history.open_tasks == {}
 
 
 def test_what_was_open_when_the_record_ends_is_left_to_be_ended() -> None:

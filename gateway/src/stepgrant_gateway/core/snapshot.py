@@ -1,0 +1,134 @@
+"""A snapshot: a fold's state as bytes, and the heads of the chains that were folded (ADR 0016)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from hashlib import sha256
+from typing import Any, Final
+
+from stepgrant.errors import StepgrantError
+from stepgrant.intent import MAX_SAFE_INTEGER
+from stepgrant.selector import Selector
+from stepgrant_gateway.core.errors import SnapshotError
+from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
+from stepgrant_gateway.core.ledger import ChainHead, is_instance
+from stepgrant_gateway.core.revocation import Lock
+
+SNAPSHOT_SCHEMA: Final = 1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def encode_snapshot(heads: Sequence[ChainHead], history: History) -> bytes:
+    """Canonical bytes: a line of JSON for the schema and the heads, then one for each thing that is known."""
+    named = [[head.instance_id, head.sequence, head.hash.hex()] for head in heads]
+    latest = None if history.latest is None else _microseconds(history.latest)
+    first = {"snapshot": SNAPSHOT_SCHEMA, "heads": named, "latest": latest}
+    return b"".join(_ENCODER.encode(line).encode("ascii") + b"\n" for line in (first, *_lines(history)))
+
+
+def covered_heads(data: bytes) -> tuple[ChainHead, ...]:
+    """The heads up to which a snapshot has folded, from its first line alone: nothing else of it is read.
+
+    Raises:
+        SnapshotError: it is no snapshot, or one of another schema.
+    """
+    header = _header(data)
+    return tuple(_head(item) for item in header["heads"])
+
+
+def decode_snapshot(data: bytes) -> History:
+    """The state that a snapshot holds. Only for bytes whose digest stands in a chain that verifies.
+
+    Raises:
+        SnapshotError: it cannot be read.
+    """
+    latest = _header(data)["latest"]
+    history = History()
+    try:
+        history.latest = None if latest is None else _at(latest)
+        for line in data.splitlines()[1:]:
+            _take(history, json.loads(line))
+    except (ValueError, TypeError, KeyError, OverflowError, InvalidOperation, StepgrantError) as error:
+        raise SnapshotError("it cannot be read") from error
+    return history
+
+
+def snapshot_digest(data: bytes) -> str:
+    """What `ledger.snapshot` says of it: SHA-256, in hexadecimal."""
+    return sha256(data).hexdigest()
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(data.partition(b"\n")[0])
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError("it is no snapshot") from error
+    if not isinstance(header, dict) or header.keys() != {"snapshot", "heads", "latest"}:
+        raise SnapshotError("it is no snapshot")
+    if header["snapshot"] != SNAPSHOT_SCHEMA or not isinstance(header["heads"], list):
+        raise SnapshotError(f"it is not of schema {SNAPSHOT_SCHEMA}, the one that this version knows")
+    return header
+
+
+def _head(item: object) -> ChainHead:
+    match item:
+        case [str(instance), int(sequence), str(text)] if is_instance(instance) and 0 < sequence <= MAX_SAFE_INTEGER:
+            if len(text) == 64 and not text.strip("0123456789abcdef"):
+                return ChainHead(instance, sequence, bytes.fromhex(text))
+    raise SnapshotError("it names a head that is none")
+
+
+def _lines(history: History) -> Iterator[list[Any]]:
+    for lock in history.locks.values():
+        of = lock.selector
+        selector = {"workload": of.workload, "task_type": of.task_type, "tool": of.tool, "target": of.target}
+        yield ["lock", lock.lock_id, selector, lock.reason, _microseconds(lock.issued_at), lock.issued_by]
+    for (budget, workload), grains in sorted(history.spent.items()):
+        for number, spent in sorted(grains.items()):
+            yield ["spent", budget, workload, number, _microseconds(spent.at), str(spent.amount)]
+    for workload, labels in sorted(history.labels.workloads.items()):
+        yield ["labels", workload, None, _times(labels)]
+    # In the order in which they came: the first MAX_INSTANCES are told apart.
+    for workload, instances in sorted(history.labels.instances.items()):
+        for jkt, labels in instances.items():
+            yield ["labels", workload, jkt.hex(), _times(labels)]
+    for task_id, task in history.open_tasks.items():
+        yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels)]
+    for (task_id, step_id), step in history.live_steps.items():
+        yield ["step", task_id, step_id, step.grant, step.exp_ms, _microseconds(step.at), step.deltas]
+
+
+def _take(history: History, line: list[Any]) -> None:
+    match line:
+        case ["lock", lock_id, selector, reason, at, by]:
+            history.locks[lock_id] = Lock(lock_id, Selector(**selector), reason, _at(at), by)
+        case ["spent", budget, workload, number, at, amount]:
+            history.spent.setdefault((budget, workload), {})[number] = Spent(_at(at), Decimal(amount))
+        case ["labels", workload, None, labels]:
+            history.labels.workloads[workload] = {label: _at(at) for label, at in labels.items()}
+        case ["labels", workload, jkt, labels]:
+            instances = history.labels.instances.setdefault(workload, {})
+            instances[bytes.fromhex(jkt)] = {label: _at(at) for label, at in labels.items()}
+        case ["task", task_id, workload, jkt, labels]:
+            history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels))
+        case ["step", task_id, step_id, grant, exp_ms, at, deltas]:
+            history.live_steps[task_id, step_id] = LiveStep(grant, exp_ms, _at(at), deltas)
+        case _:
+            raise SnapshotError("it holds a line of an unknown kind")
+
+
+def _times(labels: dict[str, datetime]) -> dict[str, int]:
+    return {label: _microseconds(at) for label, at in labels.items()}
+
+
+def _microseconds(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def _at(microseconds: int) -> datetime:
+    return _EPOCH + microseconds * _MICROSECOND

@@ -1,0 +1,60 @@
+"""Events as a gateway records them over some time, for what folds a ledger: seeded, so that each run sees the same."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+from stepgrant.ids import ulid
+from stepgrant_gateway.core.events import Event, EventType
+from tests.kit.clock import START
+
+
+def work(count: int, seed: int = 20261122) -> list[Event]:
+    """`count` events: tasks with labels and steps that spend, some of them left open; locks that stay or are lifted."""
+    numbers = random.Random(seed)
+    tasks: dict[str, list[str]] = {}
+    locks: list[str] = []
+    events: list[Event] = []
+    at = START
+
+    def fresh() -> str:
+        return ulid(at, numbers.randbytes(10))
+
+    def note(kind: EventType, **data: object) -> None:
+        events.append(Event(kind, at, data))
+
+    while len(events) < count:
+        at += timedelta(seconds=numbers.randrange(40))
+        choice = numbers.random()
+        task = numbers.choice(sorted(tasks)) if tasks else ""
+        if choice < 0.1 or not task:
+            tasks[opened := fresh()] = []
+            workload = f"spiffe://a/{numbers.randrange(4)}"
+            jkt = numbers.randrange(6).to_bytes(32, "big").hex()
+            labels = ["old"] * (numbers.random() < 0.3)
+            note(EventType.TASK_OPENED, task=opened, workload=workload, instance_jkt=jkt, labels=labels)
+        elif choice < 0.5:
+            tasks[task].append(step := fresh())
+            labels = numbers.sample(["confidential", "untrusted"], numbers.randrange(3))
+            deltas = {
+                name: f"{numbers.randrange(500) / 100}"
+                for name in numbers.sample(["mails", "refunds"], numbers.randrange(3))
+            }
+            note(EventType.STEP_GRANTED, task=task, step=step, grant=fresh(), exp_ms=1, labels=labels, deltas=deltas)
+        elif choice < 0.55 and tasks[task]:
+            note(EventType.STEP_RENEWED, task=task, step=tasks[task][-1], grant=fresh(), exp_ms=2)
+        elif choice < 0.85 and tasks[task]:
+            code = numbers.choice(["completed", "completed", "undelivered"])
+            note(EventType.STEP_ENDED, task=task, step=tasks[task].pop(), code=code)
+        elif choice < 0.9:
+            for step in tasks.pop(task):
+                note(EventType.STEP_ENDED, task=task, step=step, code="stream_lost")
+            note(EventType.TASK_CLOSED, task=task, code="completed")
+        elif choice < 0.97:
+            locks.append(lock := fresh())
+            selector = {"workload": None, "task_type": None, "tool": "mail.*", "target": None}
+            note(EventType.LOCK_SET, lock=lock, selector=selector, reason="an incident", by="spiffe://a/operator")
+        elif locks:
+            note(EventType.LOCK_LIFTED, lock=locks.pop(numbers.randrange(len(locks))), reason="over", by="jo")
+    return events[:count]
