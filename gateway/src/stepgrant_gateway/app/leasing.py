@@ -78,6 +78,7 @@ class TaskLease:
                         "state": step.state.value,
                         "outcome": request.outcome.value,
                         "error_class": request.error_class,
+                        "result_sha256": request.result_sha256.hex() if request.result_sha256 is not None else None,
                         "by": "agent",
                     },
                 )
@@ -88,7 +89,10 @@ class TaskLease:
             how, reason = StepInput.COMPLETE, ""
         else:
             how, reason = StepInput.FAIL, request.error_class
-        self._endings.end_step(self._task, step, how, code=request.outcome.value, reason=reason, by="agent")
+        code = request.outcome.value
+        self._endings.end_step(
+            self._task, step, how, code=code, reason=reason, by="agent", result=request.result_sha256
+        )
         return StepSettled(request.step_id, step.state.value, late=False)
 
     async def close(self, outcome: Outcome) -> TaskClosed:

@@ -36,10 +36,13 @@ class Endings:
         self._deadlines = deadlines
         self._observer = observer
 
-    def end_step(self, task: Task, step: Step, how: StepInput, *, code: str, reason: str, by: str) -> None:
+    def end_step(
+        self, task: Task, step: Step, how: StepInput, *, code: str, reason: str, by: str, result: bytes | None = None
+    ) -> None:
         """The step ends now, its descendants before it; their grants are dead (invariant 5).
 
         `code` is stable, `reason` safe for the agent, `by` who caused it: `agent`, `gateway`, or an operator's SPIFFE ID.
+        `result`: the SHA-256 of what came of it, in the agent's own word.
         """
         for child in [other for other in task.live.values() if other.parent is step]:
             self.end_step(
@@ -73,6 +76,7 @@ class Endings:
                     "code": code,
                     "reason": reason,
                     "by": by,
+                    **({"result_sha256": result.hex()} if result is not None else {}),
                 },
             )
         )

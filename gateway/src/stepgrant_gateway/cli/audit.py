@@ -103,6 +103,29 @@ def show(
                 print_line(_line(event))
 
 
+@program.command("gaps", epilog=EPILOG)
+@reported
+def gaps(ledger: Ledger, as_json: AsJson = False) -> None:
+    """Names steps whose outcome the ledger cannot vouch for: unreported, unwitnessed, contradicted."""
+    from stepgrant_gateway.app.auditing import read_all
+    from stepgrant_gateway.app.gaps import find_gaps
+    from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+
+    with closing(SqliteLedgerReader(ledger)) as reader:
+        found = list(find_gaps(read_all(reader)))
+    for gap in found:
+        if as_json:
+            document = {"at": gap.at.isoformat(), "task": gap.task, "step": gap.step, "tool": gap.tool}
+            print_json({**document, "state": gap.state, "gap": gap.gap.value, "used": gap.used})
+        else:
+            used = "used" if gap.used else "no use taken"
+            print_line(
+                f"{gap.at:%Y-%m-%d %H:%M:%S} {gap.gap.value:<12} {gap.state:<9} {gap.tool} step={gap.step} {used}"
+            )
+    if not as_json:
+        print_line(f"{len(found)} steps have a gap." if found else "Every step that has ended is accounted for.")
+
+
 def _event_type(name: str) -> Any:
     from stepgrant_gateway.core.events import EventType
 
