@@ -257,7 +257,7 @@ async def test_sm_07_a_step_id_that_two_tasks_use_is_two_steps_with_grants_and_s
         leases = [await built.open() for _ in range(3)]
         grants = [await lease.declare(intent) for lease in leases]
         assert all(isinstance(grant, StepGranted) for grant in grants)
-        leases[0].lost("stream_lost", "the stream ended.")
+        await leases[0].close(Outcome.COMPLETED)
         live = [len(built.state.tasks[lease.opened.task_id].live) for lease in leases[1:]]
         assert (live, leases[0].opened.task_id in built.state.tasks) == ([1, 1], False)
         task = built.state.tasks[leases[1].opened.task_id]

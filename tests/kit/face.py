@@ -84,6 +84,12 @@ class FakeLease:
         self.push(TaskClosed("closed", "pushed by the real one as well"))
         return TaskClosed("closed", "as asked")
 
+    def resume_token(self) -> bytes:
+        return b"r" * 32
+
+    def when_released(self, end_watch: Callable[[], None]) -> None:
+        end_watch()
+
     def lost(self, code: str, reason: str) -> None:
         if not self.ended.done():
             self.ended.set_result((code, reason))

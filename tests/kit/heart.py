@@ -15,6 +15,7 @@ from typing import TypeVar
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stepgrant.errors import Denial
 from stepgrant.ids import ulid
 from stepgrant.intent import from_python
 from stepgrant.spiffe.ids import parse_spiffe_id
@@ -27,9 +28,12 @@ from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
+from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import DeclareStep, OpenTask, Outcome, Pushed, ReportStep, StepGranted
+from stepgrant_gateway.core.events import Event
+from stepgrant_gateway.core.ledger import decode_event
 from stepgrant_gateway.core.ports import LedgerStore, PolicySource
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.policy.load import load_policy
@@ -121,7 +125,13 @@ class Heart:
             journal=self.journal,
             granting=granting,
             endings=self.endings,
-            deadlines=self.deadlines,
+            resuming=Resuming(
+                state=self.state,
+                clock=self.clock,
+                entropy=self.entropy,
+                journal=self.journal,
+                endings=self.endings,
+            ),
         )
         self.redeeming = Redeeming(state=self.state, clock=self.clock, journal=self.journal, feed=self.feed)
         self.operating = Operating(
@@ -135,9 +145,9 @@ class Heart:
         )
         self.pushed: list[Pushed] = []
 
-    def peer(self, spiffe_id: str = AGENT, *, lives: timedelta = timedelta(hours=1)) -> Peer:
+    def peer(self, spiffe_id: str = AGENT, *, lives: timedelta = timedelta(hours=1), leaf: bytes = b"leaf") -> Peer:
         """A verified workload whose SVID lives so long."""
-        return Peer(parse_spiffe_id(spiffe_id), "x509", self.clock.now() + lives, hashlib.sha256(b"leaf").digest())
+        return Peer(parse_spiffe_id(spiffe_id), "x509", self.clock.now() + lives, hashlib.sha256(leaf).digest())
 
     async def open(
         self,
@@ -155,6 +165,33 @@ class Heart:
         )
         assert isinstance(lease, TaskLease), lease
         return lease
+
+    async def take(
+        self,
+        token: bytes,
+        *,
+        peer: Peer | None = None,
+        jkt: bytes = b"k" * 32,
+        task_type: str = "Refund",
+        parameters: dict[str, object] | None = None,
+        pushed: list[Pushed] | None = None,
+    ) -> TaskLease | Denial:
+        """What another stream gets that comes with a resume token; by default of the same agent, with the same words."""
+        given = from_python(REFUND if parameters is None else parameters)
+        assert isinstance(given, dict)
+        hear = self.pushed if pushed is None else pushed
+        return await self.tasks.open(peer or self.peer(), OpenTask(task_type, given, "a test", jkt, token), hear.append)
+
+    async def taken(self, token: bytes, **more: object) -> TaskLease:
+        """The lease that was taken up; fails the test when it is denied."""
+        lease = await self.take(token, **more)  # type: ignore[arg-type]
+        assert isinstance(lease, TaskLease), lease
+        return lease
+
+    async def recorded(self) -> list[Event]:
+        """What stands in the ledger, once all that has happened does."""
+        await self.journal.record_end().durable()
+        return [decode_event(record.body) for record in self.store.read(self.instance, 0, 100_000)]
 
     def intent(
         self,

@@ -20,6 +20,7 @@ from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import OpenTask, Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.grants import MAX_LINGER
 from stepgrant_gateway.core.ledger import decode_event
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import OPERATOR, ORDERS, REFUND, Heart, heart
@@ -32,8 +33,8 @@ CALLS = (
     ("mail.send", {"to": ["ann@dev.stepgrant.test"], "subject": "s", "body": "b"}),
     ("orders.refund", {"order_id": "ord_00000042", "amount": 10}),
 )
-DEEDS = {"open": 4, "declare": 36, "renew": 10, "redeem": 10, "report": 6, "lock": 4, "lose": 3, "fail": 6, "hang": 4,
-         "hang up": 4, "wait": 12}  # fmt: skip
+DEEDS = {"open": 4, "declare": 36, "renew": 10, "redeem": 10, "report": 6, "lock": 4, "lose": 4, "take": 8, "fail": 6,
+         "hang": 4, "hang up": 4, "wait": 12}  # fmt: skip
 
 
 class Storm:
@@ -44,6 +45,8 @@ class Storm:
         self.store = store
         self.random = random.Random(seed)
         self.leases: list[TaskLease] = []
+        self.tokens: dict[str, bytes] = {}
+        self.wins: Counter[bytes] = Counter()
         self.given: dict[str, tuple[StepGranted, TaskLease]] = {}
         self.running: dict[asyncio.Task[None], str] = {}
 
@@ -63,6 +66,10 @@ class Storm:
                 self.start(deed, self.lock())
             case "lose" if self.leases:
                 self.random.choice(self.leases).lost("stream_lost", "the stream ended.")
+            case "take" if self.tokens:
+                token = self.random.choice(list(self.tokens.values()))
+                for _ in range(self.random.choice([1, 2, 3])):
+                    self.start(deed, self.take_up(token))
             case "fail":
                 fault = self.random.choice(["refuse", "lose_answer", "mute"])
                 setattr(self.store, fault, not getattr(self.store, fault))
@@ -84,7 +91,17 @@ class Storm:
         asked = OpenTask("Refund", from_python(REFUND), "a test", b"k" * 32)
         lease = await self.built.tasks.open(peer, asked, lambda pushed: None)
         if isinstance(lease, TaskLease):
-            self.leases.append(lease)
+            self.hold(lease)
+
+    async def take_up(self, token: bytes) -> None:
+        lease = await self.built.take(token, peer=self.built.peer(leaf=self.built.entropy(8)), pushed=[])
+        if isinstance(lease, TaskLease):
+            self.wins[token] += 1
+            self.hold(lease)
+
+    def hold(self, lease: TaskLease) -> None:
+        self.leases.append(lease)
+        self.tokens[lease.opened.task_id] = lease.resume_token()
 
     async def declare(self, lease: TaskLease) -> None:
         task = self.built.state.tasks.get(lease.opened.task_id)
@@ -133,6 +150,7 @@ class Storm:
             assert not waiting, "somebody waits for ever"
         for lease in self.leases:
             lease.lost("stream_lost", "the stream ended.")
+        self.built.clock.advance(MAX_LINGER)
         last = self.built.journal.record_end()
         while not last.done():
             with suppress(UnrecordedError):
@@ -163,10 +181,12 @@ async def test_no_token_before_its_record_no_dead_grant_unnamed_and_each_step_en
             elif event.type is EventType.STEP_ENDED:
                 ends[step] += 1
         assert set(ends.values()) == {1}
+        assert set(storm.wins.values()) <= {1}, "two streams have the same task"
         counts = Counter(event.type for event in storm.events())
         assert counts[EventType.TASK_CLOSED] == counts[EventType.TASK_OPENED]
 
         built.clock.advance(timedelta(minutes=2))
         assert not built.state.tasks
+        assert not built.state.resumable
         assert not built.state.grants
         assert not any(book._live for book in built.state.books.values())

@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.errors import StepgrantError
@@ -28,6 +28,7 @@ from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
 from stepgrant_gateway.app.restoring import restore
+from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.snapshots import Snapshots
@@ -210,7 +211,7 @@ def _use_cases(
     keys: SigningKeys,
 ) -> Application:
     clock, entropy = world.clock, world.entropy
-    state = State(policy)
+    state = State(policy, linger=timedelta(seconds=config.limits.linger_seconds))
     abandoned = restore(state, history, clock.now())
     if abandoned:
         recorder.record_end(*abandoned)
@@ -234,7 +235,7 @@ def _use_cases(
             journal=recorder,
             granting=granting,
             endings=endings,
-            deadlines=deadlines,
+            resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
         ),
         redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed),
         feed=feed,

@@ -13,6 +13,9 @@ from stepgrant.ids import parse_tool, parse_ulid
 from stepgrant.v1 import agent_pb2, types_pb2
 
 NONCE_BYTES: Final = 32
+RESUME_TOKEN_BYTES: Final = 32
+MAX_LIVE_STEPS: Final = 1024
+"""Steps that a take-over may name; the gateway's own bound is tighter."""
 MAX_TOOLS: Final = 1024
 MAX_POLICIES: Final = 32
 MAX_TEXT: Final = 1024
@@ -30,9 +33,15 @@ _BINDINGS: Final = {agent_pb2.BINDING_MTLS: Binding.MTLS, agent_pb2.BINDING_KEY:
 
 
 def open_message(
-    *, task_type: str, parameters_json: str, purpose: str, instance_key: bytes, signature: bytes
+    *,
+    task_type: str,
+    parameters_json: str,
+    purpose: str,
+    instance_key: bytes,
+    signature: bytes,
+    resume_token: bytes = b"",
 ) -> agent_pb2.Open:
-    """The first message of the agent: asks to open the task."""
+    """The first message of the agent: asks to open the task, or with a resume token to take it up again."""
     return agent_pb2.Open(
         revision=PROTOCOL_REVISION,
         task_type=task_type,
@@ -40,6 +49,7 @@ def open_message(
         purpose=purpose,
         instance_key=instance_key,
         signature=signature,
+        resume_token=resume_token,
     )
 
 
@@ -144,6 +154,10 @@ def _opened(opened: agent_pb2.Opened) -> Opened:
         raise ProtocolError(f"the gateway offers {len(opened.tools)} tools, more than {MAX_TOOLS}")
     if not opened.HasField("limits"):
         raise ProtocolError("the gateway opened the task without limits")
+    if len(opened.resume_token) != RESUME_TOKEN_BYTES:
+        raise ProtocolError(f"the gateway's resume token takes {len(opened.resume_token)} bytes")
+    if len(opened.live_steps) > MAX_LIVE_STEPS:
+        raise ProtocolError(f"the gateway names {len(opened.live_steps)} live steps, more than {MAX_LIVE_STEPS}")
     limits = opened.limits
     return Opened(
         task_id=parse_ulid(opened.task_id, "task_id"),
@@ -158,6 +172,8 @@ def _opened(opened: agent_pb2.Opened) -> Opened:
             for offer in opened.tools
         ),
         limits=Limits(limits.live_steps, limits.depth, limits.arguments_bytes, limits.steps),
+        resume_token=opened.resume_token,
+        live_steps=frozenset(parse_ulid(step_id, "live_steps") for step_id in opened.live_steps),
     )
 
 

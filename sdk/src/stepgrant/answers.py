@@ -40,13 +40,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The task is open, until `expires_at` at the latest."""
+    """The task is open, until `expires_at` at the latest.
+
+    `resume_token` (32 bytes) takes it up again, once; `live_steps` are those that a take-over moved.
+    """
 
     task_id: str
     instance_id: str
     expires_at: datetime
     tools: tuple[ToolOffer, ...]
     limits: Limits
+    resume_token: bytes = field(repr=False)
+    live_steps: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)

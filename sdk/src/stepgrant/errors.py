@@ -100,6 +100,7 @@ class DenialCode(Enum):
     STEP_ENDED = "step_ended"
     USES_EXHAUSTED = "uses_exhausted"
     LIMIT_EXCEEDED = "limit_exceeded"
+    RESUME_REFUSED = "resume_refused"
     POLICY_ERROR = "policy_error"
     OVERLOADED = "overloaded"
     UNRECORDED = "unrecorded"

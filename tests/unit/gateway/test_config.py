@@ -198,6 +198,7 @@ def test_lines_of_keys_are_found_in_tables_and_dotted_keys():
 def test_what_one_workload_may_ask_has_defaults_and_can_be_set():
     assert (parsed(GOOD).limits.declares_per_second, parsed(GOOD).limits.open_tasks) == (200, 2_000)
     assert parsed(GOOD + "[limits]\nopens_per_second = 7\n").limits.opens_per_second == 7
+    assert parsed(GOOD + "[limits]\nlinger_seconds = 0\n").limits.linger_seconds == 0
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "true", '"9"', "1.5", "100001"])

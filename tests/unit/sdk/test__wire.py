@@ -46,6 +46,8 @@ def opened(**changes):
         "expires_unix_ms": NOW_MS,
         "tools": [agent_pb2.ToolOffer(tool="a.b", audience="x", binding=agent_pb2.BINDING_KEY)],
         "limits": agent_pb2.Limits(live_steps=1, depth=2, arguments_bytes=3, steps=4),
+        "resume_token": bytes(32),
+        "live_steps": [STEP],
     }
     return message(opened=agent_pb2.Opened(**(fields | changes)))
 
@@ -100,6 +102,10 @@ def test_the_other_answers_are_read():
         opened(task_id="x"),
         opened(tools=[agent_pb2.ToolOffer(tool="b", audience="x", binding=agent_pb2.BINDING_KEY)]),
         opened(limits=None),
+        opened(resume_token=b""),
+        opened(resume_token=bytes(31)),
+        opened(live_steps=["x"]),
+        opened(live_steps=[STEP] * 1025),
         message(challenge=agent_pb2.Challenge(nonce=bytes(31), gateway_id="g", revision=1)),
         message(challenge=agent_pb2.Challenge(nonce=bytes(32), gateway_id="g", revision=2)),
         message(settled=agent_pb2.Settled(step_id=STEP, state="granted")),

@@ -27,6 +27,7 @@ from stepgrant_gateway.core.decision import (
 )
 from stepgrant_gateway.core.delegation import contains, violation
 from stepgrant_gateway.core.grants import Bound, Lifetime, Terms, bound_lifetime, settle_terms
+from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import Lock
 
 _EXPIRING = {
@@ -87,10 +88,10 @@ def facts(task: Task, now: datetime, *, without: str = "") -> TaskFacts:
     )
 
 
-def decide_open(state: State, task: Task, now: datetime) -> Permitted | Rejected:
-    """Whether the task may be opened."""
+def decide_open(state: State, task: Task, now: datetime, peer: Peer) -> Permitted | Rejected:
+    """Whether `peer` may open the task, or take it up again."""
     budget = {name: state.book(task, name).spent(now, ("", "")) for name in state.policy.catalog.budgets}
-    question = Question(facts(task, now), StepFacts(), None, budget, task.peer.method, now)
+    question = Question(facts(task, now), StepFacts(), None, budget, peer.method, now)
     verdict = state.policy.evaluate(question)
     refused = locked(state, workload=task.workload, task_type=task.task_type.name, tool=None, target=None)
     if refused is not None and not (isinstance(verdict, Refused) and verdict.code is DenialCode.NO_PERMIT):
@@ -147,7 +148,7 @@ def decide_step(state: State, task: Task, step: Step, call: Call, now: datetime)
             name: state.book(task, name).spent(now, step.key) + call.deltas.get(name, Decimal(0))
             for name in state.policy.catalog.budgets
         },
-        peer_method=task.peer.method,
+        peer_method=step.peer.method,
         now=now,
     )
     verdict = _explained(state, question, call)
@@ -265,7 +266,7 @@ def _explained(state: State, question: Question, call: Call) -> Verdict:
 def _bounds(task: Task, step: Step) -> list[Bound]:
     bounds = [
         Bound(task.expires_at, DenialCode.TASK_EXPIRING),
-        Bound(task.peer.not_after, DenialCode.IDENTITY_EXPIRING),
+        Bound(step.peer.not_after, DenialCode.IDENTITY_EXPIRING),
     ]
     if step.ends_at is not None:
         bounds.append(Bound(step.ends_at, DenialCode.STEP_EXPIRING))

@@ -28,7 +28,7 @@ from stepgrant_gateway.core.budgets import Entry
 from stepgrant_gateway.core.decision import NO_PERMIT, Call, Question, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.grants import STEP_MAX_AGE
+from stepgrant_gateway.core.grants import LINGER, STEP_MAX_AGE
 from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
 from stepgrant_gateway.core.recorded import denied, granted
@@ -84,7 +84,7 @@ class Granting:
         if len(task.steps) >= MAX_STEPS:
             return denial(limit(f"a task has at most {MAX_STEPS} steps.", "open another task."), "", declared.step_id)
         now = self._clock.now()
-        step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None)
+        step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None, task.peer)
         known_tool = "" if call is NO_PERMIT else declared.tool
         step.course = course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
         step.first_answer = asyncio.get_running_loop().create_future()
@@ -184,6 +184,7 @@ class Granting:
         step.uses_left, step.ends_at = decided.terms.uses, now + STEP_MAX_AGE[decided.terms.tier]
         step.grant = grant = self._delivery.hold(task, step, call, decided)
         task.live[step.key[1]] = step
+        task.linger = min(task.linger, LINGER[decided.terms.tier])
         for name, amount in call.deltas.items():
             self._state.book(task, name).reserve(Entry(now, step.key, amount))
         self._bring(task, step, call, now)

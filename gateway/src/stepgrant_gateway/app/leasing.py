@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 from stepgrant.errors import Denial, ProtocolError, TaskClosedError
 from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LATE_REPORTS, Task
 from stepgrant_gateway.core.boundary import (
@@ -19,19 +23,33 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Journal
 from stepgrant_gateway.core.steps import StepInput
 
+_IDENTITY_GONE: Final = frozenset({"identity_expired", "identity_lost"})
+"""What ends the steps of an SVID also when its stream does not have the task any more."""
+
 
 class TaskLease:
-    """One open task, held by one stream. When the stream is gone, so is every grant."""
+    """One open task, held by one stream. When the stream is gone, so is every grant, unless another has taken the task over.
+
+    A lease whose task was taken over is void: it neither grants nor ends, but for the steps that were granted to its SVID.
+    """
 
     def __init__(
-        self, task: Task, opened: TaskOpened, *, granting: Granting, endings: Endings, journal: Journal, clock: Clock
-    ) -> None:
+        self, task: Task, opened: TaskOpened, *, granting: Granting, endings: Endings, resuming: Resuming,
+        journal: Journal, clock: Clock,
+    ) -> None:  # fmt: skip
         self.opened = opened
         self._task = task
+        self._peer = task.peer
+        self._hold = task.holds
+        self._resuming = resuming
         self._granting = granting
         self._endings = endings
         self._journal = journal
         self._clock = clock
+
+    def resume_token(self) -> bytes:
+        """What the task is taken up with when this stream has ended, or instead of it: 32 bytes; earlier ones are void."""
+        return self._resuming.issue(self._task)
 
     async def declare(self, request: DeclareStep) -> StepGranted | Denial:
         """The grant of a step, or why not.
@@ -97,15 +115,44 @@ class TaskLease:
 
     async def close(self, outcome: Outcome) -> TaskClosed:
         """The task is over by the agent's own word; steps that are live are abandoned."""
+        self._require_held()
         closed = TaskClosed("closed", f"the agent closed the task as {outcome.value}.")
         self._endings.end_task(self._task, StepInput.ABANDON, code=closed.code, reason=closed.reason, by="agent")
         return closed
 
     def lost(self, code: str, reason: str) -> None:
-        """The stream is gone, or what it rested on: everything ends at once."""
-        how = StepInput.ABANDON if code == "stream_lost" else StepInput.REVOKE
-        self._endings.end_task(self._task, how, code=code, reason=reason, by="gateway")
+        """The stream is gone, or what it rested on: every grant of it is dead at once.
+
+        After `stream_lost` the task can be taken up again for a moment; after anything else it is over.
+        """
+        if not self._held:
+            if code in _IDENTITY_GONE:
+                self._endings.end_steps(
+                    self._task, StepInput.REVOKE, code=code, reason=reason, by="gateway", of=self._peer
+                )
+        elif code == "stream_lost":
+            self._endings.let_linger(self._task, code=code, reason=reason)
+        else:
+            how = StepInput.ABANDON if code == "stream_broken" else StepInput.REVOKE
+            self._endings.end_task(self._task, how, code=code, reason=reason, by="gateway")
+
+    def when_released(self, end_watch: Callable[[], None]) -> None:
+        """Has `end_watch` called once no step lives any more that was granted to the SVID of this stream."""
+        if not self._held and any(step.peer == self._peer for step in self._task.live.values()):
+            self._task.watched.append((self._peer, end_watch))
+        else:
+            end_watch()
+
+    @property
+    def _held(self) -> bool:
+        """False once another stream has the task."""
+        return self._task.holds == self._hold
+
+    def _require_held(self) -> None:
+        if not self._held:
+            raise TaskClosedError(f"task {self._task.task_id} was taken over by another stream")
 
     def _require_open(self) -> None:
-        if not self._task.open:
+        self._require_held()
+        if not self._task.open or self._task.lingering:
             raise TaskClosedError(f"task {self._task.task_id} is over: open another")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Final
 
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.authorizer import Rejected, decide_open
-from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.leasing import TaskLease
-from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, OVERLOADED, UNRECORDED, denial
+from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, NOT_RESUMABLE, OVERLOADED, TAKING_UP, UNRECORDED, denial
+from stepgrant_gateway.app.resuming import Resuming, parameters_digest
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_TASKS, State, Task
 from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskOpened, ToolOffer
@@ -44,7 +43,7 @@ class Tasks:
         journal: Journal,
         granting: Granting,
         endings: Endings,
-        deadlines: Deadlines,
+        resuming: Resuming,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._state = state
@@ -53,12 +52,15 @@ class Tasks:
         self._journal = journal
         self._granting = granting
         self._endings = endings
-        self._deadlines = deadlines
+        self._resuming = resuming
         self._observer = observer
         self._prepared = 0
 
     async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
-        """The lease on a new task, once its opening is durable, or why not. `push` takes what the agent did not ask for."""
+        """The lease on a task, or why not: on a new one, once its opening is durable, or on the one that is taken up.
+
+        `push` takes what the agent did not ask for.
+        """
         course = Course(Boundary.OPEN, self._clock.monotonic())
         answer = await self._open(peer, request, push)
         code = answer.code.value if isinstance(answer, Denial) else ""
@@ -69,14 +71,20 @@ class Tasks:
     async def _open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> TaskLease | Denial:
         now = self._clock.now()
         decision_id = ulid(now, self._entropy(ULID_RANDOM_BYTES))
-        if self._state.draining or len(self._state.tasks) >= MAX_TASKS:
+        full = len(self._state.tasks) >= MAX_TASKS and not request.resume_token
+        if self._state.draining or full:
             return await self._deny(peer, request, now, decision_id, Rejected(OVERLOADED))
         if self._state.latest is not None and now < self._state.latest - LEEWAY:
             return await self._deny(peer, request, now, decision_id, Rejected(CLOCK_WENT_BACK))
+        if request.resume_token:
+            taken = self._take(peer, request, now, decision_id, push)
+            if isinstance(taken, Rejected):
+                return await self._deny(peer, request, now, decision_id, taken)
+            return self._lease(taken)
         prepared = self._prepare(peer, request, now, push)
         if isinstance(prepared, Rejected):
             return await self._deny(peer, request, now, decision_id, prepared)
-        verdict = decide_open(self._state, prepared, now)
+        verdict = decide_open(self._state, prepared, now, peer)
         if isinstance(verdict, Rejected):
             return await self._deny(peer, request, now, decision_id, verdict)
         self._state.tasks[prepared.task_id] = prepared
@@ -110,15 +118,8 @@ class Tasks:
             )
             raise
         self._state.latest = max(now, self._state.latest or now)
-        self._expire(prepared)
-        return TaskLease(
-            prepared,
-            self._opened(prepared),
-            granting=self._granting,
-            endings=self._endings,
-            journal=self._journal,
-            clock=self._clock,
-        )
+        self._endings.bound(prepared)
+        return self._lease(prepared)
 
     def drain(self) -> None:
         """No new task is opened, and those that are open end."""
@@ -132,6 +133,32 @@ class Tasks:
                 by="gateway",
             )
 
+    def _take(
+        self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, push: Callable[[Pushed], None]
+    ) -> Task | Rejected:
+        """The task, which is this stream's from now on. Without a pause: of two who come at once, one finds nothing."""
+        task = self._resuming.find(peer, request)
+        if task is None:
+            return Rejected(NOT_RESUMABLE)
+        if task.taken is not None and not task.taken.done():
+            return Rejected(TAKING_UP)
+        verdict = decide_open(self._state, task, now, peer)
+        if isinstance(verdict, Rejected):
+            return verdict
+        self._resuming.take(task, peer, push, decision_id, verdict)
+        return task
+
+    def _lease(self, task: Task) -> TaskLease:
+        return TaskLease(
+            task,
+            self._opened(task),
+            granting=self._granting,
+            endings=self._endings,
+            resuming=self._resuming,
+            journal=self._journal,
+            clock=self._clock,
+        )
+
     def _prepare(self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None]) -> Task | Rejected:
         catalog = self._state.policy.catalog
         task_type = catalog.task_types.get(request.task_type)
@@ -144,7 +171,7 @@ class Tasks:
         task = self._task(peer, request, now, push, parameters)
         if wrong is not None:
             # Only who could open this type at all may learn what is wrong with its parameters (invariant 12).
-            may = not isinstance(decide_open(self._state, task, now), Rejected)
+            may = not isinstance(decide_open(self._state, task, now, peer), Rejected)
             return Rejected(Refused(wrong.code, wrong.reason, wrong.next, wrong.argument) if may else NO_PERMIT)
         return task
 
@@ -164,21 +191,11 @@ class Tasks:
             peer=peer,
             instance_jkt=request.instance_jkt,
             opened_at=now,
-            expires_at=min(now + task_type.max_age, peer.not_after),
             push=push,
             labels={label: {""} for label in remembered},
+            parameters_sha256=parameters_digest(request),
+            linger=self._state.linger,
         )
-
-    def _expire(self, task: Task) -> None:
-        if task.expires_at == task.peer.not_after:
-            code, reason = (
-                "identity_expired",
-                "the SVID of the stream has expired; open the task anew with the next one.",
-            )
-        else:
-            code, reason = "task_expired", "the task has reached its max_age."
-        end = partial(self._endings.end_task, task, StepInput.EXPIRE, code=code, reason=reason, by="gateway")
-        task.deadlines.append(self._deadlines.at(task.expires_at, end))
 
     def _opened(self, task: Task) -> TaskOpened:
         catalog = self._state.policy.catalog
@@ -186,7 +203,7 @@ class Tasks:
         offers = (
             ToolOffer(name, catalog.tools[name].audience.id, catalog.tools[name].audience.binding) for name in names
         )
-        return TaskOpened(task.task_id, task.expires_at, tuple(offers))
+        return TaskOpened(task.task_id, task.expires_at, tuple(offers), tuple(task.live))
 
     async def _deny(self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, rejected: Rejected) -> Denial:
         refused = rejected.refused
@@ -196,6 +213,7 @@ class Tasks:
             {
                 "decision": decision_id,
                 "task_type": request.task_type,
+                "resume": bool(request.resume_token),
                 "workload": str(peer.spiffe_id),
                 "peer_method": peer.method,
                 "code": refused.code.value,

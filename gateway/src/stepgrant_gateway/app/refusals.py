@@ -18,6 +18,12 @@ CLOCK_WENT_BACK = Refused(
     "try again in a moment; the operator has to set the clock.",
 )
 OVERLOADED = Refused(DenialCode.OVERLOADED, "the gateway takes no new tasks now.", "try again in a moment.")
+NOT_RESUMABLE = Refused(
+    DenialCode.RESUME_REFUSED, "there is no task that this could take up again.", "open a new task."
+)
+TAKING_UP = Refused(
+    DenialCode.OVERLOADED, "the task was taken up a moment ago, and that is not recorded yet.", "try again in a moment."
+)
 USED_UP = Refused(DenialCode.USES_EXHAUSTED, "the step's uses are used up.", "declare another step.")
 PARENT_NOT_LIVE = Refused(DenialCode.PARENT_ENDED, "the parent step is not live.", "declare the parent first.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from stepgrant.errors import DenialCode
 from stepgrant.grant import LEEWAY
@@ -16,6 +17,7 @@ from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Journal, Observer
+from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import RevokedGrant
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
 
@@ -92,17 +94,53 @@ class Endings:
         self._observer.count(Count.GRANT_HELD_SECONDS, by=max(held.total_seconds(), 0.0))
         self._deadlines.at(expires_at + LEEWAY, lambda: self._forget(grant_id))
 
+    def end_steps(self, task: Task, how: StepInput, *, code: str, reason: str, by: str, of: Peer | None = None) -> None:
+        """Every live step ends, or every one that was granted to the SVID `of`."""
+        # Children were declared after their parents: each ends for this reason, not for its parent's.
+        for step in reversed(list(task.live.values())):
+            if step.live and (of is None or step.peer == of):
+                self.end_step(task, step, how, code=code, reason=reason, by=by)
+
+    def bound(self, task: Task) -> None:
+        """Has the task end by its max_age or with the SVID of its stream, and of nothing that was to end it before."""
+        for deadline in task.deadlines:
+            deadline.cancel()
+        if task.expires_at == task.peer.not_after:
+            code, reason = (
+                "identity_expired",
+                "the SVID of the stream has expired; open the task anew with the next one.",
+            )
+        else:
+            code, reason = "task_expired", "the task has reached its max_age."
+        end = partial(self.end_task, task, StepInput.EXPIRE, code=code, reason=reason, by="gateway")
+        task.deadlines = [self._deadlines.at(task.expires_at, end)]
+
+    def let_linger(self, task: Task, *, code: str, reason: str) -> None:
+        """The stream is gone and every grant dead, but the task can be taken up again for its `linger`; then it ends."""
+        if not task.open or task.lingering:
+            return
+        if not task.linger:
+            self.end_task(task, StepInput.ABANDON, code=code, reason=reason, by="gateway")
+            return
+        task.lingering = True
+        self.end_steps(task, StepInput.ABANDON, code=code, reason=reason, by="gateway")
+        now = self._clock.now()
+        until = now + task.linger
+        data = {"task": task.task_id, "code": code, "reason": reason, "until_ms": int(until.timestamp() * 1000)}
+        self._journal.record_end(Event(EventType.TASK_LINGERS, now, data))
+        gone = partial(self.end_task, task, StepInput.ABANDON, code=code, reason=reason, by="gateway")
+        task.deadlines.append(self._deadlines.at(until, gone))
+
     def end_task(self, task: Task, how: StepInput, *, code: str, reason: str, by: str) -> None:
         """The task is over, and every grant of it is dead."""
         if not task.open:
             return
         task.open = False
-        # Children were declared after their parents: each ends for the task's reason, not for its parent's.
-        for step in reversed(list(task.live.values())):
-            if step.live:
-                self.end_step(task, step, how, code=code, reason=reason, by=by)
+        self.end_steps(task, how, code=code, reason=reason, by=by)
         for deadline in task.deadlines:
             deadline.cancel()
+        self._state.resumable.pop(task.resume_sha256, None)
+        task.unwatch(all_of_them=True)
         now = self._clock.now()
         if task.labels:
             self._state.memory.remember(task.workload, task.instance_jkt, task.labels, now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.errors import Denial
@@ -14,10 +14,10 @@ from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepG
 from stepgrant_gateway.core.budgets import Book, StepKey
 from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
-from stepgrant_gateway.core.grants import Lifetime, Terms
+from stepgrant_gateway.core.grants import MAX_LINGER, Lifetime, Terms
 from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.observations import Course
-from stepgrant_gateway.core.ports import PolicySet
+from stepgrant_gateway.core.ports import PolicySet, Receipt
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
 from stepgrant_gateway.core.steps import InvalidTransitionError, StepState
@@ -52,7 +52,10 @@ class LiveGrant:
 
 @dataclass(slots=True)
 class Step:
-    """One step of a task. `question` is what the last decision saw; `call` and `grant` are None when it was denied."""
+    """One step of a task. `question` is what the last decision saw; `call` and `grant` are None when it was denied.
+
+    `peer` is who was on the stream that declared it: its grants stay bound to that SVID, whichever stream the task is on.
+    """
 
     key: StepKey
     declared: DeclareStep
@@ -61,6 +64,7 @@ class Step:
     state: StepState
     depth: int
     parent: Step | None
+    peer: Peer
     call: Call | None = None
     target: str = ""
     envelope: Envelope | None = None
@@ -109,7 +113,11 @@ class Step:
 
 @dataclass(slots=True)
 class Task:
-    """One open task. `labels` maps each label to the ids of the steps that brought it ("" = from memory)."""
+    """One open task. `labels` maps each label to the ids of the steps that brought it ("" = from memory).
+
+    `peer` and `push` are of the stream that has it now, the `holds`-th. While it is `lingering`, none has, and for `linger`
+    from the loss another may take it up. `watched`: earlier peers of live steps, and what ends the watch over each.
+    """
 
     task_id: str
     task_type: TaskType
@@ -118,7 +126,6 @@ class Task:
     peer: Peer
     instance_jkt: bytes
     opened_at: datetime
-    expires_at: datetime
     push: Callable[[Pushed], None]
     open: bool = True
     labels: dict[str, set[str]] = field(default_factory=dict)
@@ -129,11 +136,31 @@ class Task:
     live: dict[str, Step] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
     deadlines: list[Deadline] = field(default_factory=list)
+    parameters_sha256: bytes = b""
+    resume_sha256: bytes = b""
+    linger: timedelta = MAX_LINGER
+    lingering: bool = False
+    holds: int = 0
+    taken: Receipt | None = None
+    watched: list[tuple[Peer, Callable[[], None]]] = field(default_factory=list)
+
+    @property
+    def expires_at(self) -> datetime:
+        """The end of its max_age, or of the SVID of its stream."""
+        return min(self.opened_at + self.task_type.max_age, self.peer.not_after)
 
     @property
     def workload(self) -> str:
         """SPIFFE ID of the workload."""
         return str(self.peer.spiffe_id)
+
+    def unwatch(self, *, all_of_them: bool) -> None:
+        """Ends the watch over earlier peers under which no step is live any more, or over all."""
+        needed = [] if all_of_them else [step.peer for step in self.live.values()]
+        for peer, end_watch in self.watched:
+            if peer not in needed:
+                end_watch()
+        self.watched = [(peer, end_watch) for peer, end_watch in self.watched if peer in needed]
 
     def labels_without(self, step_id: str) -> frozenset[str]:
         """The labels that any other step than this one, or memory, brought."""
@@ -152,6 +179,8 @@ class State:
     lifted: list[LiftedLock] = field(default_factory=list)
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
     memory: LabelMemory = field(default_factory=LabelMemory)
+    resumable: dict[bytes, Task] = field(default_factory=dict)
+    linger: timedelta = MAX_LINGER
     draining: bool = False
     latest: datetime | None = None
 

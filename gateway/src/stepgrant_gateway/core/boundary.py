@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -22,12 +22,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OpenTask:
-    """Asks to open a task. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key."""
+    """Asks to open a task, or to take one up. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key;
+    `resume_token`: 32 bytes, or none for a new task.
+    """
 
     task_type: str
     parameters: Mapping[str, Json]
     purpose: str
     instance_jkt: bytes
+    resume_token: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,12 @@ class ToolOffer:
 
 @dataclass(frozen=True, slots=True)
 class TaskOpened:
-    """The task is open; it ends at `expires_at` at the latest."""
+    """The task is open; it ends at `expires_at` at the latest. `live_steps`: those that a take-over moved."""
 
     task_id: str
     expires_at: datetime
     tools: tuple[ToolOffer, ...]
+    live_steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

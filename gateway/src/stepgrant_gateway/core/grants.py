@@ -23,6 +23,13 @@ STEP_MAX_AGE: Final[Mapping[Tier, timedelta]] = {
 }
 """Longest life of a step with all its renewals."""
 
+LINGER: Final[Mapping[Tier, timedelta]] = {
+    Tier.ROUTINE: timedelta(seconds=5),
+    Tier.SENSITIVE: timedelta(seconds=5),
+}
+"""How long a task that has granted this tier can be taken up again after its stream has ended."""
+MAX_LINGER: Final = max(LINGER.values())
+
 SHORTEST: Final = timedelta(seconds=1)
 """A grant with less than this left is a denial."""
 

@@ -11,11 +11,12 @@ import grpc
 from stepgrant.v1 import agent_pb2, agent_pb2_grpc
 from stepgrant_gateway.core.ports import Clock, Entropy
 from stepgrant_gateway.rpc.caller import current_caller
+from stepgrant_gateway.rpc.leases import TaskOpener
 from stepgrant_gateway.rpc.limits import NONCE_BYTES
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.quotas import Errand, Quotas
 from stepgrant_gateway.rpc.status import CallLostError, abort
-from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskOpener, TaskStream
+from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskStream
 
 
 class AgentService(agent_pb2_grpc.AgentGatewayServicer):
@@ -55,11 +56,11 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
             while (message := await stream.outbox.next()) is not None:
                 await context.write(message)
         except Exception as error:  # noqa: BLE001 - every failure gets its status, once the lease has ended
-            stream.end(STREAM_LOST, "the stream ended on an error")
+            stream.break_off(error)
             await abort(context, error)
         finally:
             stream.end(STREAM_LOST, "the agent's stream ended")
-            call.leave()
+            stream.leave(call.leave)
             if not stream.opening:
                 listener.cancel()
 

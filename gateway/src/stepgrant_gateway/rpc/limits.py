@@ -20,6 +20,7 @@ MAX_INSTANCE_KEY_BYTES: Final = 256
 SIGNATURE_BYTES: Final = 64
 DIGEST_BYTES: Final = 32
 NONCE_BYTES: Final = 32
+RESUME_TOKEN_BYTES: Final = 32
 MAX_ID: Final = 2048
 """Characters of a SPIFFE ID, an audience or a target."""
 MAX_TOOL: Final = 256

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
+from stepgrant_gateway.core.grants import MAX_LINGER
 from stepgrant_gateway.core.settings import Place, Section, setting
 from stepgrant_gateway.rpc.limits import DECLARE_RATE, MAX_TASKS_PER_IDENTITY, OPEN_RATE
 
@@ -18,6 +20,14 @@ def read_limit(value: object, place: Place) -> int:
     return value
 
 
+def read_linger(value: object, place: Place) -> int:
+    """Whole seconds, at most what the tiers give: configuration only tightens."""
+    most = MAX_LINGER // timedelta(seconds=1)
+    if type(value) is not int or not 0 <= value <= most:
+        raise place.error(f"a whole number of seconds from 0 to {most} is wanted")
+    return value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings(Section):
     """What one SPIFFE ID may ask of this gateway; a rate is multiplied for what may come at once after a pause."""
@@ -27,3 +37,8 @@ class LimitSettings(Section):
     )
     opens_per_second: int = setting("Openings of tasks; ten times as many at once.", read_limit, OPEN_RATE.per_second)
     open_tasks: int = setting("Task streams open at once.", read_limit, MAX_TASKS_PER_IDENTITY)
+    linger_seconds: int = setting(
+        "Seconds for which a task whose stream is gone can be taken up again; 0 = never.",
+        read_linger,
+        MAX_LINGER // timedelta(seconds=1),
+    )

@@ -6,30 +6,26 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
 
 from stepgrant._wire_strict import refuse_unknown
 from stepgrant.dpop import open_message, verify_open_proof
-from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, InvalidInputError, ProtocolError
+from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, InvalidInputError, ProtocolError, StepgrantError
 from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import (
-    DeclareStep,
     OpenTask,
-    Outcome,
     Pushed,
-    ReportStep,
     StepGranted,
-    StepSettled,
     TaskClosed,
-    TaskOpened,
 )
+from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock, Timer
-from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc import wire
 from stepgrant_gateway.rpc.caller import Caller
+from stepgrant_gateway.rpc.leases import Lease, TaskOpener
 from stepgrant_gateway.rpc.limits import (
     MAX_IN_FLIGHT,
     MAX_INSTANCE_KEY_BYTES,
@@ -43,43 +39,17 @@ from stepgrant_gateway.rpc.outbox import Outbox
 from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError, UnauthenticatedError
 
 STREAM_LOST: Final = "stream_lost"
-"""The code that an ended stream ends its task with."""
+"""The code that an ended stream lets go of its task with: for a moment, another may take it up."""
+STREAM_BROKEN: Final = "stream_broken"
+"""The code that a stream ends its task with when the gateway ends it on an error."""
+TAKEN_OVER: Final = "taken_over"
+"""The code that the stream is closed with when its task lives on another one."""
 
 Read = Callable[[], Awaitable[Any]]
 """The next AgentMessage, or `grpc.aio.EOF`."""
 
 Patience = Callable[[], timedelta | None]
 """None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
-
-
-class Lease(Protocol):
-    """The task of a stream, as the application hands it out (`app.leasing.TaskLease`)."""
-
-    @property
-    def opened(self) -> TaskOpened:
-        """What the agent is told first."""
-
-    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
-        """Decides on a step."""
-
-    async def report(self, request: ReportStep) -> StepSettled:
-        """Ends a step as the agent says."""
-
-    async def renew(self, step_id: str) -> StepGranted | Denial:
-        """Decides on a step anew."""
-
-    async def close(self, outcome: Outcome) -> TaskClosed:
-        """Ends the task."""
-
-    def lost(self, code: str, reason: str) -> None:
-        """The stream is gone: everything ends now. Harmless after the end."""
-
-
-class TaskOpener(Protocol):
-    """What opens tasks (`app.lifecycle.Tasks`)."""
-
-    async def open(self, peer: Peer, request: OpenTask, push: Callable[[Pushed], None]) -> Lease | Denial:
-        """Decides on opening a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +67,7 @@ class TaskStream:
     def __init__(
         self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes, patience: Patience
     ) -> None:
-        self.outbox = Outbox(lambda: self.end(STREAM_LOST, "the gateway ended the stream on an error"))
+        self.outbox = Outbox(lambda: self.end(STREAM_BROKEN, "the gateway ended the stream on an error"))
         self._caller = caller
         self._tasks = tasks
         self._speaker = speaker
@@ -128,7 +98,7 @@ class TaskStream:
                 await self._serve(read)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must end the stream and the lease
             self.outbox.fail(error)
-            self.end(STREAM_LOST, "the gateway ended the stream on an error")
+            self.break_off(error)
         finally:
             self._no_longer_late()
 
@@ -142,8 +112,22 @@ class TaskStream:
         self._no_longer_late()
         if self._over is None:
             self._over = (code, reason)
-            if self._lease is not None:
-                self._lease.lost(code, reason)
+        elif self._over[0] != TAKEN_OVER:
+            return
+        if self._lease is not None:
+            self._lease.lost(code, reason)
+
+    def break_off(self, error: Exception) -> None:
+        """Ends the lease on an error: for good on one of ours, and as lost when the connection failed."""
+        code = STREAM_BROKEN if isinstance(error, StepgrantError | GatewayError) else STREAM_LOST
+        self.end(code, "the gateway ended the stream on an error")
+
+    def leave(self, end_watch: Callable[[], None]) -> None:
+        """The stream is over. The watch over its SVID is not, while steps live that were granted to it."""
+        if self._lease is None:
+            end_watch()
+        else:
+            self._lease.when_released(end_watch)
 
     async def _open(self, read: Read) -> bool:
         message = await read()
@@ -171,7 +155,7 @@ class TaskStream:
         if self._over is not None:
             lease.lost(*self._over)
             return False
-        opened = wire.opened(lease.opened, self._speaker.instance_id, self._speaker.limits)
+        opened = wire.opened(lease.opened, lease.resume_token(), self._speaker.instance_id, self._speaker.limits)
         self.outbox.put(agent_pb2.GatewayMessage(reply_to=1, opened=opened))
         return True
 
@@ -190,7 +174,8 @@ class TaskStream:
             thumbprint = verify_open_proof(message.instance_key, message.signature, signed)
         except InvalidInputError as error:
             raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
-        return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint)
+        token = wire.resume_token_of(message)
+        return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token)
 
     async def _serve(self, read: Read) -> None:
         expected = 2
@@ -200,6 +185,8 @@ class TaskStream:
                 self.end(STREAM_LOST, "the agent's stream ended")
                 self.outbox.finish()
                 return
+            if self._over is not None:
+                return  # The task is over, or on another stream: what still comes here is not acted upon.
             _expect(message, expected)
             if message.WhichOneof("message") == "close":
                 await self._close(expected, message.close)
@@ -242,7 +229,7 @@ class TaskStream:
             await work
         except Exception as error:  # noqa: BLE001 - as in listen
             self.outbox.fail(error)
-            self.end(STREAM_LOST, "the gateway ended the stream on an error")
+            self.break_off(error)
 
     async def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
         try:
@@ -283,7 +270,11 @@ class TaskStream:
             if self._closing:
                 return  # The agent asked for it and gets an answer, not a push.
             self._over = self._over or (value.code, value.reason)
-            self._last(message)
+            if value.code == TAKEN_OVER and self._handlers:
+                # What was asked here is answered here, and then the stream closes.
+                asyncio.gather(*self._handlers).add_done_callback(lambda _: self._last(message))
+            else:
+                self._last(message)
         else:
             self.outbox.put(message)
 

@@ -35,6 +35,7 @@ from stepgrant_gateway.rpc.limits import (
     MAX_ID,
     MAX_TEXT,
     MAX_WANTED_TTL,
+    RESUME_TOKEN_BYTES,
 )
 
 _DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
@@ -80,6 +81,13 @@ def outcome_field(value: int, what: str) -> Outcome:
     if outcome is None:
         raise ProtocolError(f"{what} is neither completed nor failed")
     return outcome
+
+
+def resume_token_of(message: agent_pb2.Open) -> bytes:
+    """The resume token, or nothing for a new task; raises ProtocolError for anything between."""
+    if message.resume_token and len(message.resume_token) != RESUME_TOKEN_BYTES:
+        raise ProtocolError(f"Open.resume_token has {len(message.resume_token)} bytes; it takes {RESUME_TOKEN_BYTES}")
+    return message.resume_token
 
 
 def parameters_of(message: agent_pb2.Open) -> Mapping[str, Json]:
@@ -175,8 +183,8 @@ def millis(time: datetime) -> int:
     return int(time.timestamp() * 1000)
 
 
-def opened(value: TaskOpened, instance_id: str, limits: agent_pb2.Limits) -> agent_pb2.Opened:
-    """The task is open."""
+def opened(value: TaskOpened, resume_token: bytes, instance_id: str, limits: agent_pb2.Limits) -> agent_pb2.Opened:
+    """The task is open, or taken up again."""
     return agent_pb2.Opened(
         task_id=value.task_id,
         instance_id=instance_id,
@@ -186,6 +194,8 @@ def opened(value: TaskOpened, instance_id: str, limits: agent_pb2.Limits) -> age
             for offer in value.tools
         ],
         limits=limits,
+        resume_token=resume_token,
+        live_steps=value.live_steps,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import grpc
 
-from stepgrant._wire import NONCE_BYTES
+from stepgrant._wire import NONCE_BYTES, RESUME_TOKEN_BYTES
 from stepgrant._wire_strict import refuse_unknown
 from stepgrant.dpop import open_message, verify_open_proof
 from stepgrant.errors import (
@@ -274,6 +274,7 @@ class ScriptedStream:
                 for tool, rule in sorted(self._script.tools().items())
             ],
             limits=LIMITS,
+            resume_token=os.urandom(RESUME_TOKEN_BYTES),
         )
 
     def _denied(self, denial: Denial, step_id: str) -> types_pb2.Denied:

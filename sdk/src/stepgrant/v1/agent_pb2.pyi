@@ -172,7 +172,7 @@ Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
 
 @_typing.final
 class Open(_message.Message):
-    """Opens the task: a decision of its own (`task.open`)."""
+    """Opens the task, or takes it up again: a decision of its own (`task.open`) either way."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -182,6 +182,7 @@ class Open(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     INSTANCE_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Protocol revision that the agent speaks; now 1, another is refused."""
     task_type: _builtins.str
@@ -196,6 +197,10 @@ class Open(_message.Message):
     """ES256 signature (r and s, 64 bytes) by that key over: "stepgrant.open.v1\\0", SHA-256 of the gateway ID, the nonce,
     SHA-256 of the client's leaf certificate (DER).
     """
+    resume_token: _builtins.bytes
+    """The `resume_token` of the latest `Opened` of a task, 32 bytes: takes that task up again. Everything else must be as it
+    was: workload, instance key, task type, parameters. Empty = a new task.
+    """
     def __init__(
         self,
         *,
@@ -205,10 +210,11 @@ class Open(_message.Message):
         purpose: _builtins.str = ...,
         instance_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        resume_token: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "revision", b"revision", "signature", b"signature", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,7 +222,7 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
 class Opened(_message.Message):
-    """The task is open."""
+    """The task is open, or taken up again."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -225,12 +231,16 @@ class Opened(_message.Message):
     EXPIRES_UNIX_MS_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    LIVE_STEPS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """ULID, 26 characters."""
     instance_id: _builtins.str
     """Gateway instance that owns the task; ULID, 26 characters."""
     expires_unix_ms: _builtins.int
     """End of the task at the latest, milliseconds since the Unix epoch: its max_age, or the end of the SVID."""
+    resume_token: _builtins.bytes
+    """What takes this task up again, once: 32 random bytes. Whoever holds it needs the instance key and the SVID as well."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolOffer]:
         """Tools that this task type could be permitted; at most 1,024."""
@@ -238,6 +248,10 @@ class Opened(_message.Message):
     @_builtins.property
     def limits(self) -> Global___Limits:
         """Bounds of this stream."""
+
+    @_builtins.property
+    def live_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps that are live now, at most 64 ULIDs: those that a take-over moved. None for a new task."""
 
     def __init__(
         self,
@@ -247,10 +261,12 @@ class Opened(_message.Message):
         expires_unix_ms: _builtins.int = ...,
         tools: _abc.Iterable[Global___ToolOffer] | None = ...,
         limits: Global___Limits | None = ...,
+        resume_token: _builtins.bytes = ...,
+        live_steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "instance_id", b"instance_id", "limits", b"limits", "task_id", b"task_id", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "instance_id", b"instance_id", "limits", b"limits", "live_steps", b"live_steps", "resume_token", b"resume_token", "task_id", b"task_id", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,14 +604,16 @@ Global___Revoked: _TypeAlias = Revoked  # noqa: Y015
 
 @_typing.final
 class Closed(_message.Message):
-    """The task is over; the last message of the stream."""
+    """The task is over, or lives on another stream; the last message of this one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code, at most 64 characters: `closed`, `task_expired`, `identity_expired`, `identity_lost`, `draining`."""
+    """Stable code, at most 64 characters: `closed`, `task_expired`, `identity_expired`, `identity_lost`, `draining`,
+    `taken_over` (the stream is over, the task lives on another one).
+    """
     reason: _builtins.str
     """Why, in words; at most 1,024 characters."""
     def __init__(

@@ -47,8 +47,9 @@ class AgentGatewayServicer:
     """
 
     def PerformTask(self, request_iterator, context):
-        """Opens a task, then declares, reports and renews its steps. When the stream ends, every grant of the task is dead.
-        The gateway speaks first (Challenge); the agent's first message is Open.
+        """Opens a task, or takes one up again, then declares, reports and renews its steps. When the stream ends, every grant of
+        the task is dead, unless another stream has taken the task over. The gateway speaks first (Challenge); the agent's
+        first message is Open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,9 @@ class AgentGatewayStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentGatewayAsyncStub: ...
     PerformTask: _grpc.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.GatewayMessage]
-    """Opens a task, then declares, reports and renews its steps. When the stream ends, every grant of the task is dead.
-    The gateway speaks first (Challenge); the agent's first message is Open.
+    """Opens a task, or takes one up again, then declares, reports and renews its steps. When the stream ends, every grant of
+    the task is dead, unless another stream has taken the task over. The gateway speaks first (Challenge); the agent's
+    first message is Open.
     """
 
 @_typing.type_check_only
@@ -44,8 +45,9 @@ class AgentGatewayAsyncStub(AgentGatewayStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PerformTask: _aio.StreamStreamMultiCallable[_agent_pb2.AgentMessage, _agent_pb2.GatewayMessage]  # type: ignore[assignment]
-    """Opens a task, then declares, reports and renews its steps. When the stream ends, every grant of the task is dead.
-    The gateway speaks first (Challenge); the agent's first message is Open.
+    """Opens a task, or takes one up again, then declares, reports and renews its steps. When the stream ends, every grant of
+    the task is dead, unless another stream has taken the task over. The gateway speaks first (Challenge); the agent's
+    first message is Open.
     """
 
 class AgentGatewayServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +59,9 @@ class AgentGatewayServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_agent_pb2.AgentMessage],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_agent_pb2.GatewayMessage], _abc.AsyncIterator[_agent_pb2.GatewayMessage]]:
-        """Opens a task, then declares, reports and renews its steps. When the stream ends, every grant of the task is dead.
-        The gateway speaks first (Challenge); the agent's first message is Open.
+        """Opens a task, or takes one up again, then declares, reports and renews its steps. When the stream ends, every grant of
+        the task is dead, unless another stream has taken the task over. The gateway speaks first (Challenge); the agent's
+        first message is Open.
         """
 
 def add_AgentGatewayServicer_to_server(servicer: AgentGatewayServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -166,7 +166,7 @@ async def test_requests_without_bound_end_the_stream(opened):
         await opened.send(report=agent_pb2.Report(step_id=STEP, outcome=types_pb2.OUTCOME_FAILED))
 
     assert await opened.status() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert (await asyncio.wait_for(opened.lease.ended, WAIT))[0] == "stream_lost"
+    assert (await asyncio.wait_for(opened.lease.ended, WAIT))[0] == "stream_broken"
     opened.lease.hold.set()
 
 
@@ -289,7 +289,7 @@ async def test_a_message_that_the_protocol_does_not_allow_ends_the_stream(opened
     await opened.call.write(WRONG[what])
 
     assert await opened.status() is grpc.StatusCode.INVALID_ARGUMENT
-    assert (await asyncio.wait_for(opened.lease.ended, WAIT))[0] == "stream_lost"
+    assert (await asyncio.wait_for(opened.lease.ended, WAIT))[0] == "stream_broken"
 
 
 @pytest.mark.parametrize(

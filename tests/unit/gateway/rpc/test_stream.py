@@ -8,7 +8,7 @@ from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import StepEnded
 from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.limits import MAX_OUTBOX
-from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskStream
+from stepgrant_gateway.rpc.stream import STREAM_BROKEN, Speaker, TaskStream
 from tests.kit.agent import opening
 from tests.kit.clock import START, ManualClock
 from tests.kit.face import AGENT, GATEWAY_ID, INSTANCE, LIMITS, STEP, FakeTasks
@@ -30,5 +30,5 @@ async def test_the_lease_of_an_agent_that_does_not_read_ends_although_nothing_ca
         tasks.leases[0].push(StepEnded(STEP, "revoked", "locked", "x", START))
 
     code, _ = await asyncio.wait_for(tasks.leases[0].ended, 5)
-    assert code == STREAM_LOST
+    assert code == STREAM_BROKEN
     listening.cancel()
