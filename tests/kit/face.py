@@ -37,7 +37,7 @@ from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import Quotas
-from stepgrant_gateway.rpc.server import Server
+from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
 from tests.kit.clock import START, ManualClock
@@ -175,8 +175,9 @@ class Face:
         tail: object = None,
         operators: frozenset[str] = frozenset(),
         application: Heart | None = None,
+        transport: Transport = TRANSPORT,
     ) -> None:
-        """`application`: the real one, in place of the fakes."""
+        """`application`: the real one, in place of the fakes; `transport`: what its connections may take."""
         self.clock = application.clock if application else ManualClock()
         self.peer: Peer | Exception = application.peer() if application else AGENT
         self.stale: str | None = None
@@ -196,7 +197,7 @@ class Face:
         interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
         verifier = VerifierService(self.redeeming, self.feed, self.live)
         operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
-        self.server = Server(interceptor, self.agent, verifier, operator)
+        self.server = Server(interceptor, self.agent, verifier, operator, transport)
         self.port = 0
 
     def verify(self, evidence: Evidence) -> Peer:

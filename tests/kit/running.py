@@ -20,6 +20,7 @@ from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant_gateway.config import parse_config
 from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.identity.dev import DevIdentity
+from stepgrant_gateway.rpc.server import TRANSPORT, Transport
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
 from tests.kit.rotating import RotatingApi, RotatingDomain
@@ -86,10 +87,11 @@ async def running_gateway(
     operators: tuple[str, ...] = ("operator/jo",),
     clock: Clock | None = None,
     settings: str = "",
+    transport: Transport = TRANSPORT,
 ) -> AsyncIterator[Running]:
     """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`.
 
-    `settings`: further lines of its gateway.toml.
+    `settings`: further lines of its gateway.toml; `transport`: what its connections may take.
     """
     clock = clock or SystemClock()
     domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
@@ -115,6 +117,8 @@ discard = true
             api = await stack.enter_async_context(RotatingApi(domain, Path(folder) / "s", clock))
             source = WorkloadApiSource(api.socket_for("gateway"))
             config = parse_config(text.encode(), Path(folder) / "gateway.toml")
-            gateway = await stack.enter_async_context(Gateway.start(config, World(clock, system_entropy, source)))
+            gateway = await stack.enter_async_context(
+                Gateway.start(config, World(clock, system_entropy, source, transport))
+            )
             async with AsyncExitStack() as guests:
                 yield Running(gateway, api, domain, clock, guests, ledger, {"gateway": source})

@@ -51,7 +51,7 @@ from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand, Quotas
-from stepgrant_gateway.rpc.server import Server
+from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
 from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
@@ -77,6 +77,7 @@ class World:
     clock: Clock
     entropy: Entropy
     identity: IdentitySource
+    transport: Transport = TRANSPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +286,7 @@ async def _face(config: Config, world: World, instance_id: str, application: App
         agent,
         VerifierService(application.redeeming, application.feed, live),
         OperatorService(application.operating, tail, operators, live, denied.record),
+        world.transport.carrying(config.limits.open_tasks),
     )
     port = await server.start(str(config.gateway.listen), listener.credentials())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Final
 
 import grpc
 
@@ -16,6 +18,8 @@ from stepgrant.errors import (
     TaskClosedError,
 )
 
+RETRY_AFTER_KEY: Final = "stepgrant-retry-after-ms"
+"""Trailing metadata of a gateway that has too much to do."""
 MAX_DETAILS: Final = 512
 """Characters of a peer's words that stand in one of our messages."""
 
@@ -46,8 +50,19 @@ _TABLE: Final[Mapping[grpc.StatusCode, tuple[type[StepgrantError], str]]] = {
 }
 
 
-def error_of(code: grpc.StatusCode, details: str | None) -> StepgrantError:
-    """The error that a status is; whatever the table does not name means that the gateway cannot be used now."""
+def error_of(code: grpc.StatusCode, details: str | None, trailing: Iterable[Any] = ()) -> StepgrantError:
+    """The error that a status is; whatever the table does not name means that the gateway cannot be used now.
+
+    `trailing`: the metadata that came with it, which may say when to ask again.
+    """
     kind, text = _TABLE.get(code, (GatewayUnavailableError, "the gateway cannot be used now; check that it runs"))
     said = f": {details[:MAX_DETAILS]}" if details else ""
-    return kind(f"{text} ({code.name}{said})")
+    what = f"{text} ({code.name}{said})"
+    return GatewayUnavailableError(what, _retry_after(trailing)) if kind is GatewayUnavailableError else kind(what)
+
+
+def _retry_after(trailing: Iterable[Any]) -> timedelta | None:
+    for key, value in trailing:
+        if key == RETRY_AFTER_KEY and isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+            return timedelta(milliseconds=int(value))
+    return None

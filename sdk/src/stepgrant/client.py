@@ -19,6 +19,7 @@ from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdE
 from stepgrant.ids import parse_name
 from stepgrant.intent import MAX_PARAMETERS_BYTES
 from stepgrant.link import Address, Link, Links
+from stepgrant.patience import Patience
 from stepgrant.session import Opening, Session, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
@@ -131,13 +132,19 @@ class Client:
             self._identity.close()
 
     async def _open(self, links: Links, opening: Opening, clock: Clock) -> tuple[Link, Session, Task]:
+        patience = Patience()
         while True:
             link, fresh = await links.acquire()
             holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop(), self._identity)
             sign = functools.partial(_sign, holder)
             try:
                 result = await open_session(link.stream(), str(self._gateway_id), opening, sign)
-            except GatewayUnavailableError:
+            except GatewayUnavailableError as error:
+                if error.retry_after is not None:
+                    links.release(link)
+                    if await patience.waits(error):
+                        continue
+                    raise
                 links.drop(link)
                 links.release(link)
                 if fresh:
@@ -148,6 +155,8 @@ class Client:
                 raise
             if isinstance(result, Denial):
                 links.release(link)
+                if await patience.waits(result):
+                    continue
                 raise Denied(result, what=f"task {opening.task_type}")
             session, opened = result
             return link, session, Task(session, opened, task_type=opening.task_type, holder=holder, clock=clock)

@@ -72,9 +72,16 @@ class IdentityUnavailableError(StepgrantError):
 
 
 class GatewayUnavailableError(StepgrantError):
-    """The gateway cannot be reached, cannot record, or is not who it must be. The tool body has not run."""
+    """The gateway cannot be reached, cannot record, has too much to do, or is not who it must be. The tool body has not run.
+
+    `retry_after`: when it said to come back, if it did.
+    """
 
     code = "gateway_unavailable"
+
+    def __init__(self, reason: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
 
 
 class TaskClosedError(StepgrantError):

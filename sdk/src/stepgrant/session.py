@@ -15,6 +15,7 @@ from stepgrant._status import error_of
 from stepgrant._wire import close_message, declare_message, open_message, read_answer, report_message
 from stepgrant.answers import Answer, Challenge, Closed, Ended, Grant, Opened, Settled
 from stepgrant.errors import Denial, GatewayUnavailableError, ProtocolError, StepgrantError, TaskClosedError
+from stepgrant.patience import Patience
 from stepgrant.v1 import agent_pb2
 
 if TYPE_CHECKING:
@@ -96,21 +97,15 @@ class Session:
         """
         self._refuse_when_over()
         self._ends[intent.step_id] = asyncio.get_running_loop().create_future()
-        asking = self.background(
-            self._ask(
-                "declare",
-                declare_message(
-                    step_id=intent.step_id,
-                    parent_step_id=intent.parent_step_id,
-                    tool=intent.tool,
-                    arguments_json=intent.arguments_json,
-                    purpose=intent.purpose,
-                    wanted_ttl=intent.wanted_ttl,
-                ),
-                intent.step_id,
-                (Grant, Denial),
-            )
+        message = declare_message(
+            step_id=intent.step_id,
+            parent_step_id=intent.parent_step_id,
+            tool=intent.tool,
+            arguments_json=intent.arguments_json,
+            purpose=intent.purpose,
+            wanted_ttl=intent.wanted_ttl,
         )
+        asking = self.background(self._ask_patiently("declare", message, intent.step_id))
         try:
             answer: Grant | Denial = await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -126,7 +121,7 @@ class Session:
     async def renew(self, step_id: str) -> Grant | Denial:
         """A fresh grant of the same step, or the denial; errors as `declare`."""
         answer: Grant | Denial = await asyncio.shield(
-            self.background(self._ask("renew", agent_pb2.Renew(step_id=step_id), step_id, (Grant, Denial)))
+            self.background(self._ask_patiently("renew", agent_pb2.Renew(step_id=step_id), step_id))
         )
         return answer
 
@@ -176,6 +171,14 @@ class Session:
         )
         answer: Opened | Denial = await self._ask("open", message, "", (Opened, Denial))
         return answer
+
+    async def _ask_patiently(self, kind: str, message: Any, step_id: str) -> Grant | Denial:
+        """Asks for a grant, again when the gateway says that it has too much to do and when to come back."""
+        patience = Patience()
+        while True:
+            answer: Grant | Denial = await self._ask(kind, message, step_id, (Grant, Denial))
+            if isinstance(answer, Grant) or not await patience.waits(answer):
+                return answer
 
     async def _ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> Any:
         async with self._slots:
@@ -324,13 +327,13 @@ async def _challenge(call: StreamCall, answer_timeout: timedelta) -> Challenge:
         async with asyncio.timeout(answer_timeout.total_seconds()):
             message = await call.read()
             if not isinstance(message, agent_pb2.GatewayMessage):
-                raise error_of(await call.code(), await call.details())
+                raise error_of(await call.code(), await call.details(), await call.trailing_metadata() or ())
     except TimeoutError:
         raise GatewayUnavailableError(
             f"the gateway did not speak within {answer_timeout.total_seconds():g} s; check that it runs"
         ) from None
     except grpc.aio.AioRpcError as error:
-        raise error_of(error.code(), error.details()) from error
+        raise error_of(error.code(), error.details(), error.trailing_metadata() or ()) from error
     number, answer = read_answer(message)
     if number != 0 or not isinstance(answer, Challenge):
         raise ProtocolError("the gateway's first word is not a challenge")

@@ -11,8 +11,10 @@ MAX_MESSAGE_BYTES: Final = 256 * 1024
 """One message: 64 KiB of arguments, an envelope, and room for escapes in both."""
 MAX_METADATA_BYTES: Final = 16 * 1024
 """Metadata of one call. A grant takes at most 4 KiB; nothing that the gateway reads takes more."""
-MAX_STREAMS_PER_CONNECTION: Final = 16_384
-"""Streams that one connection may have open: an agent host with many tasks needs one connection only."""
+SPARE_STREAMS: Final = 256
+"""Short calls that one connection may have open beside all its task streams and subscriptions."""
+MAX_CONNECTIONS: Final = 16_384
+"""Of everybody together: one for each identity that is counted apart. Who comes then is not answered."""
 MAX_TEXT: Final = 1024
 """Characters of a purpose or a reason."""
 MAX_ERROR_CLASS: Final = 256

@@ -86,6 +86,11 @@ class Quotas:
         self._buckets = {errand: Buckets(rates[errand], MAX_IDENTITIES) for errand in Errand}
         self._taken: dict[tuple[Errand, str], int] = {}
 
+    @property
+    def open(self) -> int:
+        """Places that are taken, of all identities."""
+        return sum(self._taken.values())
+
     def wait(self, errand: Errand, identity: str) -> timedelta | None:
         """None, and one is taken; or how long this identity has to wait, in whole milliseconds and at least one."""
         left = self._buckets[errand].take(identity, self._clock.monotonic())

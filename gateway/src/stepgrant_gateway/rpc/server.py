@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 import grpc
@@ -12,26 +14,66 @@ from stepgrant.v1 import agent_pb2_grpc, operator_pb2_grpc, verifier_pb2_grpc
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
-from stepgrant_gateway.rpc.limits import MAX_MESSAGE_BYTES, MAX_METADATA_BYTES, MAX_STREAMS_PER_CONNECTION
+from stepgrant_gateway.rpc.limits import (
+    MAX_CONNECTIONS,
+    MAX_MESSAGE_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_TASKS_PER_IDENTITY,
+    MAX_WATCHES_PER_IDENTITY,
+    SPARE_STREAMS,
+)
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.verifier import VerifierService
 
-OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-    ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
-    # A connection is judged by the certificate it was made with, so it must be made anew now and then.
-    ("grpc.max_connection_age_ms", 60 * 60 * 1000),
-    # A machine that vanished without a word is noticed within 15 s.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    # Two gateways on one port would share its connections silently.
-    ("grpc.so_reuseport", 0),
-)
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """What one connection may take, and how long each thing may take on it. gRPC's own defaults are in brackets."""
+
+    handshake: timedelta = timedelta(seconds=10)
+    """From accepting to the end of TLS and HTTP/2's settings (2 min): who connects and says nothing costs a descriptor."""
+    silence: timedelta = timedelta(seconds=10)
+    """Without a byte, before the other side is asked for a sign of life (2 h)."""
+    reply: timedelta = timedelta(seconds=5)
+    """For that sign (20 s): a machine that vanished without a word is gone after `silence` and `reply`."""
+    idle: timedelta = timedelta(minutes=5)
+    """Without any call, before a connection is closed (never)."""
+    age: timedelta = timedelta(hours=1)
+    """Before a connection takes no new calls (never): it is judged by the certificate that it was made with."""
+    grace: timedelta = timedelta(days=1)
+    """For the calls of an old connection to end (for ever): longer than tasks take, but an end for who never reads."""
+    streams: int = MAX_TASKS_PER_IDENTITY + MAX_WATCHES_PER_IDENTITY + SPARE_STREAMS
+    """Calls at once (no end). Calls that are begun and reset count until they are gone, so that a flood of them is refused."""
+    connections: int = MAX_CONNECTIONS
+    """Of everybody together (no end), those that are being made included."""
+
+    def carrying(self, tasks: int) -> Transport:
+        """The same for workloads that may each have so many task streams open: one connection is enough for all of them."""
+        return replace(self, streams=max(self.streams, tasks + MAX_WATCHES_PER_IDENTITY + SPARE_STREAMS))
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC takes them."""
+        return [
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.max_concurrent_streams", self.streams),
+            ("grpc.max_allowed_incoming_connections", self.connections),
+            ("grpc.server_handshake_timeout_ms", _milliseconds(self.handshake)),
+            ("grpc.max_connection_idle_ms", _milliseconds(self.idle)),
+            ("grpc.max_connection_age_ms", _milliseconds(self.age)),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(self.grace)),
+            ("grpc.keepalive_time_ms", _milliseconds(self.silence)),
+            ("grpc.keepalive_timeout_ms", _milliseconds(self.reply)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Whoever asks for signs of life more often than this is cut off.
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            # Two gateways on one port would share its connections silently.
+            ("grpc.so_reuseport", 0),
+        ]
+
+
+TRANSPORT: Final = Transport()
 SERVICES: Final = ("", "stepgrant.v1.AgentGateway", "stepgrant.v1.GrantVerifier", "stepgrant.v1.Operator")
 """What grpc.health.v1 is asked about; the empty name is the gateway as a whole."""
 
@@ -45,9 +87,10 @@ class Server:
         agent: AgentService,
         verifier: VerifierService,
         operator: OperatorService,
+        transport: Transport,
     ) -> None:
         self._health = health_aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
+        self._server = grpc.aio.server(interceptors=(interceptor,), options=transport.options())
         agent_pb2_grpc.add_AgentGatewayServicer_to_server(agent, self._server)
         verifier_pb2_grpc.add_GrantVerifierServicer_to_server(verifier, self._server)
         operator_pb2_grpc.add_OperatorServicer_to_server(operator, self._server)
@@ -79,3 +122,7 @@ class Server:
     async def stop(self, grace: float) -> None:
         """No calls any more; calls that live get `grace` seconds to end."""
         await self._server.stop(grace)
+
+
+def _milliseconds(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)

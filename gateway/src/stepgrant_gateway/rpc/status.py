@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
@@ -87,7 +88,14 @@ def status_of(error: BaseException) -> tuple[grpc.StatusCode, str, str]:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
-    """Ends the call with the status of `error`. What has no row in the table is logged with its traceback."""
+    """Ends the call with the status of `error`. What has no row in the table is logged with its traceback.
+
+    Raises:
+        CancelledError: the other side is gone, and with it whom to tell; gRPC says so itself a moment later.
+    """
+    if isinstance(error, grpc.aio.InternalError):
+        _log.debug("A call was gone while it was answered: %s", error)
+        raise asyncio.CancelledError from error
     status, text, code = status_of(error)
     if status is grpc.StatusCode.INTERNAL:
         _log.error("A call failed.", exc_info=error)

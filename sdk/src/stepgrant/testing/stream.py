@@ -206,7 +206,10 @@ class ScriptedStream:
             await self._script.until_released(declared.tool)
             answer = self._decide(declared, self._rule(declared))
             granted = answer.WhichOneof("message") == "granted"
-            self._steps[declared.step_id] = _Step(declared, intent, answer, "granted" if granted else "denied")
+            if (
+                answer.denied.code != DenialCode.OVERLOADED.value
+            ):  # Who is put off has not been looked at, and may ask again.
+                self._steps[declared.step_id] = _Step(declared, intent, answer, "granted" if granted else "denied")
         await self.say(_reply(number, answer))
 
     async def _renew(self, number: int, step_id: str) -> None:

@@ -16,6 +16,7 @@ from stepgrant._wire_strict import refuse_unknown
 from stepgrant.clock import Clock
 from stepgrant.errors import GatewayUnavailableError, MisuseError, ProtocolError
 from stepgrant.feed import FeedEvent, Snapshot
+from stepgrant.patience import Patience
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.pinning import open_pinned
 from stepgrant.spiffe.source import IdentitySource
@@ -96,7 +97,9 @@ class GatewayLink:
         request = verifier_pb2.RedeemRequest(audience=audience, grant_id=grant_id, redemption_id=redemption_id)
         try:
             response = await self._redeem(request)
-        except GatewayUnavailableError:
+        except GatewayUnavailableError as error:
+            if error.retry_after is not None and not await Patience().waits(error):
+                raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECONNECTED_WITHIN.total_seconds()):
                     await self._there.wait()
@@ -129,7 +132,7 @@ async def _as_our_errors() -> AsyncIterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise error_of(error.code(), error.details()) from error
+        raise error_of(error.code(), error.details(), error.trailing_metadata() or ()) from error
     except asyncio.CancelledError:
         current = asyncio.current_task()
         if current is not None and current.cancelling():
