@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCKED := .venv/.locked
 
-CRASHES ?= 200
+CRASHES ?= 500
 
 .PHONY: help setup demo test test-slow crash lint guards proto proto-check lock agentdojo bench clean
 
@@ -28,7 +28,7 @@ test: setup ## unit, contract, property and integration tests
 test-slow: setup ## tests that install packages or start whole programs
 	@$(BIN)/python -m pytest -m slow
 
-crash: setup ## kills the gateway with SIGKILL at CRASHES seeded points under load (200), on one ledger
+crash: setup ## kills the gateway with SIGKILL at CRASHES seeded points under load (500), on one ledger
 	@STEPGRANT_CRASH_POINTS=$(CRASHES) $(BIN)/python -m pytest tests/faults/test_crash.py
 
 lint: setup ## ruff, mypy strict, import contracts, generated code, file sizes

@@ -6,13 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from stepgrant_gateway.app.auditing import read_all, verify_ledger
+from stepgrant_gateway.app.folding import fold_ledger
 from stepgrant_gateway.core.events import EventType
-from stepgrant_gateway.core.ledger import StoredEvent
+from stepgrant_gateway.core.history import fold
+from stepgrant_gateway.core.ledger import ChainHead, StoredEvent
+from stepgrant_gateway.storage.snapshots import SnapshotFiles
 from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
 from tests.faults.load import Told
 
+WHOLE: Final = 50
 ISSUED = frozenset({EventType.STEP_GRANTED, EventType.STEP_RENEWED})
 
 
@@ -21,6 +26,41 @@ def read_ledger(path: Path) -> list[StoredEvent]:
     with closing(SqliteLedgerReader(path)) as reader:
         verify_ledger(reader)
         return list(read_all(reader))
+
+
+class GrowingLedger:
+    """One ledger that is read again and again while it grows: each record is verified once, and each WHOLE-th time all are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._heads: dict[str, ChainHead] = {}
+        self._times = 0
+        self.events: list[StoredEvent] = []
+        self.spared = 0
+        """records that starts did not have to read for a snapshot"""
+
+    def read(self) -> list[StoredEvent]:
+        """All events, in the order of their recording."""
+        with closing(SqliteLedgerReader(self._path)) as reader:
+            self._times += 1
+            if self._times % WHOLE == 0:
+                verify_ledger(reader)
+            found = list(read_all(reader, after=self._heads.values()))
+            for stored in found:
+                self._heads[stored.instance_id] = ChainHead(stored.instance_id, stored.sequence, b"")
+            for instance_id in {stored.instance_id for stored in found}:
+                (last,) = reader.read(instance_id, self._heads[instance_id].sequence - 1, 1)
+                self._heads[instance_id] = ChainHead(instance_id, last.sequence, last.hash)
+        self.events += found
+        return self.events
+
+    def check_snapshots(self) -> None:
+        """A start from the snapshots that lie there knows what a start without them would; nobody writes meanwhile."""
+        events = self.read()
+        with closing(SqliteLedgerReader(self._path)) as reader:
+            folded = fold_ledger(reader, SnapshotFiles(self._path).kept())
+        assert folded.history == fold(stored.event for stored in events)
+        self.spared += len(events) - folded.followed
 
 
 def check_told(events: Sequence[StoredEvent], told: Told) -> None:

@@ -43,6 +43,7 @@ operators = ["spiffe://dev.stepgrant.test/operator/jo"]
 source = "workload_api"
 [ledger]
 path = "{ledger}"
+snapshot_every = {snapshot_every}
 [inputs]
 discard = true
 """
@@ -87,6 +88,7 @@ class Site:
     port: int
     api: DevWorkloadApi
     stack: AsyncExitStack
+    snapshot_every: int = 10_000
     sources: dict[str, WorkloadApiSource] = field(default_factory=dict)
 
     async def begin(self, *, command: tuple[str, ...] = STEPGRANT) -> Life:
@@ -99,7 +101,10 @@ class Site:
         return life
 
     async def _begin(self, command: tuple[str, ...]) -> Life:
-        text = GATEWAY_TOML.format(issuer=ISSUER, port=self.port, policy=SUPPORT_POLICY, ledger=self.ledger.absolute())
+        text = GATEWAY_TOML.format(
+            issuer=ISSUER, port=self.port, policy=SUPPORT_POLICY, ledger=self.ledger.absolute(),
+            snapshot_every=self.snapshot_every,
+        )  # fmt: skip
         config, log = self.folder / "gateway.toml", self.folder / "log"
         config.write_text(text, encoding="utf-8")
         with log.open("wb") as errors:

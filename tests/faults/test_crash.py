@@ -1,6 +1,7 @@
 """A gateway killed with SIGKILL at seeded points, under load, again and again on the same ledger: nothing is lost.
 
-STEPGRANT_CRASH_POINTS says how many points (12 if unset; `make crash` takes 200), STEPGRANT_CRASH_SEED which.
+STEPGRANT_CRASH_POINTS says how many points (28 if unset; `make crash` takes 500), STEPGRANT_CRASH_SEED which; twelve more
+are those of SM-04.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,16 +26,22 @@ from stepgrant.v1 import operator_pb2, operator_pb2_grpc
 from stepgrant.verify import Verifier
 from tests.faults import dying
 from tests.faults.dying import Place
-from tests.faults.ledger_checks import check_former_lives, check_told, read_ledger
+from tests.faults.ledger_checks import GrowingLedger, check_former_lives, check_told, read_ledger
 from tests.faults.load import AGENTS, ORDERS, UNPROVEN, Load, Told
 from tests.faults.serving import PATIENCE, STEPGRANT, Life, Site, site
 from tests.kit.running import ISSUER
 
-POINTS: Final = int(os.environ.get("STEPGRANT_CRASH_POINTS", "12"))
+POINTS: Final = int(os.environ.get("STEPGRANT_CRASH_POINTS", "28"))
 SEED: Final = int(os.environ.get("STEPGRANT_CRASH_SEED", "20261122"))
+WINDOWS: Final = 12
 COMMITS: Final = 40
 """The last commit of a life at which it may die. The first four are those of its start."""
 MESSAGES: Final = 80
+STEPS: Final = 12
+"""The last grant, or end, of a life at which it may die."""
+SNAPSHOT_EVERY: Final = 20
+"""Events between two snapshots: so few that each life leaves some."""
+SNAPSHOTS: Final = 3
 
 _log = logging.getLogger(__name__)
 
@@ -54,13 +61,23 @@ class Point:
         return (sys.executable, str(Path(dying.__file__)), self.place.value, str(self.number))
 
 
-def points(count: int, seed: int) -> list[Point]:
+LAST: Final = {
+    Place.MESSAGE: MESSAGES,
+    Place.GRANTED: STEPS,
+    Place.ENDING: STEPS,
+    Place.ENDED: STEPS,
+    Place.RENAMING: SNAPSHOTS,
+    Place.KEPT: SNAPSHOTS,
+}
+
+
+def points(count: int, seed: int, places: Sequence[Place] = tuple(Place)) -> list[Point]:
     """Each place in turn; a quarter of the commits are those of the start itself."""
     numbers = random.Random(seed)
     found = []
     for index in range(count):
-        place = list(Place)[index % len(Place)]
-        last = MESSAGES if place is Place.MESSAGE else 4 if numbers.random() < 0.25 else COMMITS
+        place = places[index % len(places)]
+        last = LAST.get(place, 4 if numbers.random() < 0.25 else COMMITS)
         found.append(Point(place, numbers.randint(1, last)))
     return found
 
@@ -73,6 +90,7 @@ class Crashing:
         self._load = load
         self._told = load.told
         self._served = served
+        self.ledger = GrowingLedger(at.ledger)
 
     async def live(self, point: Point | None) -> None:
         """One life: what has to hold of those before, then load until it dies at `point`, and what its ledger holds then.
@@ -96,7 +114,8 @@ class Crashing:
         status = await life.ended()
         assert life.ready or point is not None, "\n".join(life.said()[-20:])
         assert status == -signal.SIGKILL, "\n".join(life.said()[-20:])
-        check_told(read_ledger(self._site.ledger), self._told)
+        check_told(self.ledger.read(), self._told)
+        self.ledger.check_snapshots()
 
     async def _kill_when_hung(self, life: Life) -> None:
         """Asks it something once its disk hangs, so that whatever it let out before has arrived; then kills it."""
@@ -109,7 +128,7 @@ class Crashing:
     async def _outlived(self, life: Life) -> None:
         await self._synced(life)
         await self._refuses_former_grants()
-        events = read_ledger(self._site.ledger)
+        events = self.ledger.read()
         check_told(events, self._told)
         check_former_lives(events, life.instance_id)
         await self._enforces_locks()
@@ -181,15 +200,15 @@ async def _unless(life: Life, checks: Coroutine[None, None, None], *, armed: boo
         await life.ended()
 
 
-@pytest.mark.slow
-async def test_whatever_a_client_was_told_outlives_the_gateway_that_said_it():
-    """INV-03, INV-04, INV-05, INV-14: at each point the ledger verifies and holds all that was acknowledged."""
+async def die_at(chosen: Sequence[Point]) -> None:
+    """One ledger through all of these deaths."""
     told, served = Told(), asyncio.Event()
 
     async def until_served(_: timedelta) -> None:
         await served.wait()
 
     async with site() as at:
+        at.snapshot_every = SNAPSHOT_EVERY
         clients = [await at.client() for _ in range(AGENTS)]
         identity = await at.identity("resource/orders")
         connecting = Verifier.connect(
@@ -200,10 +219,24 @@ async def test_whatever_a_client_was_told_outlives_the_gateway_that_said_it():
             verifier.watcher._sleep = until_served
             load = Load(at, told, clients, verifier, random.Random(SEED))
             crashing = Crashing(at, load, served)
-            for point in points(POINTS, SEED):
+            for point in chosen:
                 _log.warning("The next one dies at %s.", point)
                 await crashing.live(point)
             await crashing.live(None)
+        read_ledger(at.ledger)
     assert told.accepted, "no grant was ever accepted: nothing was tried"
     assert told.redeemed
     assert told.lifted
+    assert crashing.ledger.spared, "no start began with a snapshot"
+
+
+@pytest.mark.slow
+async def test_st_01_whatever_a_client_was_told_outlives_the_gateway_that_said_it():
+    """INV-03, INV-04, INV-05, INV-14: at each point the ledger verifies and holds all that was acknowledged."""
+    await die_at(points(POINTS, SEED))
+
+
+@pytest.mark.slow
+async def test_sm_04_a_grant_on_record_that_was_not_sent_is_dead_and_an_end_that_was_published_stays_one():
+    """The two windows: between a grant's record and its sending, and between an end's publication and its record."""
+    await die_at(points(WINDOWS, SEED, (Place.GRANTED, Place.ENDING, Place.ENDED)))
