@@ -195,7 +195,7 @@ class Face:
             self.denied.append((method, reason))
 
         interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
-        verifier = VerifierService(self.redeeming, self.feed, self.live)
+        verifier = VerifierService(self.redeeming, self.feed, self.live, self.clock)
         operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
         self.server = Server(interceptor, self.agent, verifier, operator, transport)
         self.port = 0
@@ -228,6 +228,7 @@ def granted(step_id: str) -> StepGranted:
 async def serving(face: Face) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the face, on loopback."""
     face.port = await face.server.start("127.0.0.1:0", grpc.local_server_credentials())
+    await face.server.show(())
     try:
         async with grpc.aio.secure_channel(f"127.0.0.1:{face.port}", grpc.local_channel_credentials()) as channel:
             yield channel

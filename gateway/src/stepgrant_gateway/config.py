@@ -25,6 +25,7 @@ from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
+from stepgrant_gateway.web.settings import MetricsSettings
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 _PREFIX: Final = "insecure_"
@@ -58,6 +59,7 @@ class Config:
     ledger: LedgerSettings
     inputs: InputSettings
     limits: LimitSettings
+    metrics: MetricsSettings
     insecure: tuple[str, ...]
 
 
@@ -67,6 +69,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = {
     "ledger": LedgerSettings,
     "inputs": InputSettings,
     "limits": LimitSettings,
+    "metrics": MetricsSettings,
 }
 
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from stepgrant.grant import HEARTBEAT
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Journal, Timer
+from stepgrant_gateway.core.observations import UNOBSERVED, Count
+from stepgrant_gateway.core.ports import Clock, Journal, Observer, Timer
 
 MAX_DENIED_RECORDED: Final = 16
 """Callers turned away that are recorded in one second: a flood of strangers must not become a flood of the ledger."""
@@ -45,13 +46,15 @@ class Pulse:
 class DeniedCallers:
     """Records who was turned away, at most MAX_DENIED_RECORDED a second."""
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
+    def __init__(self, journal: Journal, clock: Clock, observer: Observer = UNOBSERVED) -> None:
         self._journal = journal
+        self._observer = observer
         self._clock = clock
         self._left = MAX_DENIED_RECORDED
 
     def record(self, method: str, reason: str) -> None:
         """One caller was turned away."""
+        self._observer.count(Count.CALLER_DENIED)
         if self._left:
             self._left -= 1
             self._journal.record(

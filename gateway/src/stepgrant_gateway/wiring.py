@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from stepgrant.errors import StepgrantError
+from stepgrant.errors import IdentityUnavailableError, StepgrantError
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES
-from stepgrant.spiffe.files import FileSource
 from stepgrant.spiffe.source import IdentitySource
-from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
@@ -38,31 +36,28 @@ from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
-from stepgrant_gateway.core.ports import Clock, Entropy, PolicySet, Sealer, SnapshotStore
+from stepgrant_gateway.core.observations import UNOBSERVED
+from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
 from stepgrant_gateway.core.revocation import AnnouncedKey
 from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
-from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
+from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.policy.source import DirectorySource
 from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.operator import OperatorService
-from stepgrant_gateway.rpc.quotas import PLACES, RATES, Errand, Quotas
+from stepgrant_gateway.rpc.quotas import quotas_of
 from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
-from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
-from stepgrant_gateway.storage.inputs import DigestSealer, RecipientSealer, recipient_from_pem
-from stepgrant_gateway.storage.memory import MemoryLedger, MemorySnapshots
-from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
-from stepgrant_gateway.storage.snapshots import SnapshotFiles
-from stepgrant_gateway.storage.sqlite import SqliteLedger
-from stepgrant_gateway.system import SystemClock, system_entropy
+from stepgrant_gateway.storage.opening import make_sealer, open_ledger
+from stepgrant_gateway.system import SystemClock, identity_source, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
+from stepgrant_gateway.web.metrics import Metrics
 
 DRAIN_GRACE: Final = 2.0
 """Seconds that calls get to end after they were told."""
@@ -78,25 +73,29 @@ class World:
     entropy: Entropy
     identity: IdentitySource
     transport: Transport = TRANSPORT
+    observer: Observer = UNOBSERVED
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
     """The use cases over one state, with one journal."""
 
+    state: State
     tasks: Tasks
     redeeming: Redeeming
     feed: Feed
     operating: Operating
     recorder: Recorder
+    retention: Retention
     keys: SigningKeys
 
 
 class Gateway:
     """One running gateway."""
 
-    def __init__(self, port: int, instance_id: str, application: Application) -> None:
+    def __init__(self, port: int, instance_id: str, application: Application, oversight: Oversight) -> None:
         self.port = port
+        self.oversight = oversight
         self.instance_id = instance_id
         self.application = application
 
@@ -113,37 +112,19 @@ class Gateway:
             LedgerBrokenError, LedgerUnusableError, UnrecordedError: the ledger cannot be relied on.
         """
         world = world or World(SystemClock(), system_entropy, identity_source(config.identity, os.environ))
+        metrics = None if config.metrics.address is None else Metrics()
+        world = world if metrics is None else replace(world, observer=metrics)
         async with AsyncExitStack() as stack:
             stack.callback(world.identity.close)
             await _require_own_identity(config, world.identity)
             instance_id = ulid(world.clock.now(), world.entropy(ULID_RANDOM_BYTES))
             application = await _application(config, world, instance_id, stack)
-            port = await _face(config, world, instance_id, application, stack)
-            _log.info("Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, port)
-            yield cls(port, instance_id, application)
-
-
-def identity_source(settings: IdentitySettings, environment: Mapping[str, str]) -> IdentitySource:
-    """Where the SVID comes from; raises ConfigError if nothing says where."""
-    now = SystemClock().now
-    if settings.chain is not None and settings.key is not None and settings.bundle is not None:
-        if settings.trust_domain is None:
-            raise ConfigError("identity.trust_domain is not set; with files it says whose authorities `bundle` holds")
-        return FileSource(
-            settings.chain,
-            settings.key,
-            settings.bundle,
-            trust_domain=settings.trust_domain,
-            now=now,
-            federated=settings.federated,
-        )
-    socket = settings.socket or environment.get("SPIFFE_ENDPOINT_SOCKET")
-    if not socket:
-        raise ConfigError(
-            "there is no Workload API: set SPIFFE_ENDPOINT_SOCKET, or identity.socket in gateway.toml; "
-            "`stepgrant dev` brings one for trying things out"
-        )
-    return WorkloadApiSource(socket, now=now)
+            port, oversight = await _face(config, world, instance_id, application, metrics, stack)
+            _log.info(
+                "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, port,
+                extra={"event": "started"},
+            )  # fmt: skip
+            yield cls(port, instance_id, application, oversight)
 
 
 async def _require_own_identity(config: Config, source: IdentitySource) -> None:
@@ -156,39 +137,25 @@ async def _require_own_identity(config: Config, source: IdentitySource) -> None:
         )
 
 
-def _store(settings: LedgerSettings) -> tuple[SqliteLedger | MemoryLedger, SnapshotStore]:
-    if settings.path is None:
-        return MemoryLedger(), MemorySnapshots()
-    return SqliteLedger(settings.path), SnapshotFiles(settings.path)
-
-
-def _sealer(settings: InputSettings, entropy: Entropy) -> Sealer:
-    if settings.discard:
-        return DigestSealer(entropy)
-    try:
-        recipients = [recipient_from_pem(path.read_bytes()) for path in settings.recipients]
-    except OSError as error:
-        raise ConfigError(f"inputs.recipients: {error.filename}: {error.strerror}") from error
-    return RecipientSealer(recipients, entropy)
-
-
 async def _application(config: Config, world: World, instance_id: str, stack: AsyncExitStack) -> Application:
     source = DirectorySource(config.gateway.policy)
     policy = await asyncio.to_thread(source.load)
-    sealer = _sealer(config.inputs, world.entropy)
-    store, beside = await asyncio.to_thread(_store, config.ledger)
+    sealer = make_sealer(config.inputs, world.entropy)
+    store, beside = await asyncio.to_thread(open_ledger, config.ledger)
     stack.callback(store.close)
     folded = await asyncio.to_thread(lambda: fold_ledger(store, beside.kept()))
     snapshots = Snapshots(beside, folded, config.ledger.snapshot_every)
     signer = SourceSvidSigner(world.identity)
-    recorder = Recorder(store, sealer, world.clock, instance_id, signer=signer, followed=snapshots.follow)
+    recorder = Recorder(
+        store, sealer, world.clock, instance_id, signer=signer, followed=snapshots.follow, observer=world.observer
+    )
     await recorder.start({"issuer": str(config.gateway.issuer)})
     stack.push_async_callback(recorder.close)
     retention = Retention(store, world.clock, config.inputs.keep_days)
     await retention.start()
     stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
-    application = _use_cases(config, world, instance_id, policy, source, folded.history, recorder, keys)
+    application = _use_cases(config, world, instance_id, policy, source, folded.history, recorder, retention, keys)
     snapshots.begin(recorder, world.clock)
     stack.push_async_callback(snapshots.close)
     events = [application.operating.activation(policy, "gateway")]
@@ -209,16 +176,17 @@ def _use_cases(
     source: DirectorySource,
     history: History,
     recorder: Recorder,
+    retention: Retention,
     keys: SigningKeys,
 ) -> Application:
-    clock, entropy = world.clock, world.entropy
+    clock, entropy, observer = world.clock, world.entropy, world.observer
     state = State(policy, linger=timedelta(seconds=config.limits.linger_seconds))
     abandoned = restore(state, history, clock.now())
     if abandoned:
         recorder.record_end(*abandoned)
     deadlines = Deadlines(clock)
-    feed = Feed(state=state, clock=clock, entropy=entropy, instance_id=instance_id, head=recorder)
-    endings = Endings(state=state, clock=clock, journal=recorder, feed=feed, deadlines=deadlines)
+    feed = Feed(state=state, clock=clock, entropy=entropy, instance_id=instance_id, head=recorder, observer=observer)
+    endings = Endings(state=state, clock=clock, journal=recorder, feed=feed, deadlines=deadlines, observer=observer)
     delivery = Delivery(
         state=state,
         clock=clock,
@@ -227,8 +195,17 @@ def _use_cases(
         deadlines=deadlines,
         signing=Signing(str(config.gateway.issuer), GrantMinter(keys)),
     )
-    granting = Granting(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, delivery=delivery)
+    granting = Granting(
+        state=state,
+        clock=clock,
+        entropy=entropy,
+        journal=recorder,
+        endings=endings,
+        delivery=delivery,
+        observer=observer,
+    )
     return Application(
+        state=state,
         tasks=Tasks(
             state=state,
             clock=clock,
@@ -237,13 +214,22 @@ def _use_cases(
             granting=granting,
             endings=endings,
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
+            observer=observer,
         ),
-        redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed),
+        redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, observer=observer),
         feed=feed,
         operating=Operating(
-            state=state, clock=clock, entropy=entropy, journal=recorder, feed=feed, endings=endings, source=source
+            state=state,
+            clock=clock,
+            entropy=entropy,
+            journal=recorder,
+            feed=feed,
+            endings=endings,
+            source=source,
+            observer=observer,
         ),
         recorder=recorder,
+        retention=retention,
         keys=keys,
     )
 
@@ -264,17 +250,20 @@ def _activated(key: AnnouncedKey, now: datetime) -> Event:
     return Event(EventType.KEY_ACTIVATED, now, data)
 
 
-async def _face(config: Config, world: World, instance_id: str, application: Application, stack: AsyncExitStack) -> int:
+async def _face(
+    config: Config, world: World, instance_id: str, application: Application, metrics: Metrics | None,
+    stack: AsyncExitStack,
+) -> tuple[int, Oversight]:  # fmt: skip
     clock, identity = world.clock, world.identity
     listener = ServerIdentity(identity)
     peers = PeerVerifier(lambda: identity.current().bundles, clock.now)
     live = LiveCalls(clock, peers.verify)
-    denied = DeniedCallers(application.recorder, clock)
+    denied = DeniedCallers(application.recorder, clock, world.observer)
     limits = agent_pb2.Limits(
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
     speaker = Speaker(str(config.gateway.issuer), instance_id, limits)
-    quotas = _quotas(config.limits, clock)
+    quotas = quotas_of(config.limits, clock, world.observer)
     agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas)
     operators = frozenset(str(operator) for operator in config.gateway.operators)
 
@@ -284,14 +273,21 @@ async def _face(config: Config, world: World, instance_id: str, application: App
     server = Server(
         IdentityInterceptor(peers.verify, listener.stale, denied.record, quotas),
         agent,
-        VerifierService(application.redeeming, application.feed, live),
+        VerifierService(application.redeeming, application.feed, live, clock, world.observer),
         OperatorService(application.operating, tail, operators, live, denied.record),
         world.transport.carrying(config.limits.open_tasks),
     )
     port = await server.start(str(config.gateway.listen), listener.credentials())
+    watched = Watched(
+        state=application.state, recorder=application.recorder, feed=application.feed, keys=application.keys,
+        retention=application.retention, live=live, identity=identity, stale=listener.stale,
+    )  # fmt: skip
+    oversight = Oversight(watched, clock, metrics, server.show)
+    stack.enter_context(oversight.shown(config.metrics))
 
     async def drain() -> None:
         agent.drain()
+        await oversight.drain()
         await server.say_draining()
         application.tasks.drain()
         live.drain()
@@ -306,29 +302,23 @@ async def _face(config: Config, world: World, instance_id: str, application: App
             for key in application.keys.announcements():
                 application.feed.publish(key)
         except StepgrantError:
-            _log.exception("Signing keys could not be announced under the new SVID.")
+            _log.exception(
+                "Signing keys could not be announced under the new SVID.", extra={"event": "keys_not_announced"}
+            )
         live.verify_again()
 
     def hear() -> None:
         loop.call_soon_threadsafe(changed)
 
     stack.callback(identity.subscribe(hear))
-    pulse = Pulse(clock, denied.refill, lambda: _look(identity))
+    pulse = Pulse(clock, denied.refill, lambda: _look(identity), oversight.look)
     pulse.start()
+    await oversight.begin()
     stack.callback(pulse.stop)
-    return port
-
-
-def _quotas(settings: LimitSettings, clock: Clock) -> Quotas:
-    declare, opening = RATES[Errand.DECLARE], RATES[Errand.OPEN]
-    rates = {
-        **RATES,
-        Errand.DECLARE: declare.at(settings.declares_per_second),
-        Errand.OPEN: opening.at(settings.opens_per_second),
-    }
-    return Quotas(clock, rates, {**PLACES, Errand.OPEN: settings.open_tasks})
+    return port, oversight
 
 
 def _look(identity: IdentitySource) -> None:
-    """Files are looked at when somebody asks for the identity; so somebody asks."""
-    identity.current()
+    """Files are looked at when somebody asks for the identity; so somebody asks. What is wrong, health says."""
+    with suppress(IdentityUnavailableError):
+        identity.current()

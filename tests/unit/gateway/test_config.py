@@ -205,3 +205,13 @@ def test_what_one_workload_may_ask_has_defaults_and_can_be_set():
 def test_a_limit_that_lets_nobody_or_everybody_through_is_refused_with_its_line(value):
     """INV-13: no value of a limit switches it off."""
     assert "gateway.toml:15: limits.open_tasks: a whole number" in refused(f"{GOOD}[limits]\nopen_tasks = {value}\n")
+
+
+def test_metrics_are_served_to_this_machine_only_unless_that_is_said():
+    """INV-13: plain HTTP, to whoever can connect, does not leave the machine by an oversight."""
+    assert parsed(GOOD).metrics.address is None
+    assert str(parsed(GOOD + '[metrics]\naddress = "[::1]:9464"\n').metrics.address) == "[::1]:9464"
+    assert "conf/gateway.toml:15: metrics.address" in refused(GOOD + '[metrics]\naddress = "0.0.0.0:9464"\n')
+
+    said = parsed(GOOD + '[metrics]\naddress = "0.0.0.0:9464"\ninsecure_anywhere = true\n')
+    assert said.insecure == ("metrics.insecure_anywhere",)

@@ -17,9 +17,9 @@ from stepgrant_gateway.config import parse_config
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.storage.sqlite import SqliteLedger, SqliteLedgerReader
-from stepgrant_gateway.system import system_entropy
+from stepgrant_gateway.system import identity_source, system_entropy
 from stepgrant_gateway.tokens.keys import KEY_LIFETIME
-from stepgrant_gateway.wiring import Gateway, World, identity_source
+from stepgrant_gateway.wiring import Gateway, World
 from tests.kit.chains import TASK, chain_of, granted, started
 from tests.kit.clock import ManualClock
 from tests.kit.running import ISSUER, SUPPORT_POLICY, running_gateway

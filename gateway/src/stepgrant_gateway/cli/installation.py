@@ -60,7 +60,7 @@ def _settings(config: Config) -> Check:
 
 def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Check:
     """The SVID that the gateway will show; from the socket of the environment it is what this very process is."""
-    from stepgrant_gateway.wiring import identity_source
+    from stepgrant_gateway.system import identity_source
 
     name = "gateway's SVID"
     try:

@@ -27,6 +27,7 @@ from stepgrant_gateway.rpc.limits import (
     PLACE_RETRY_AFTER,
     WATCH_RATE,
 )
+from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.rpc.status import OverloadedError
 
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -125,3 +126,13 @@ class Quotas:
             self._taken[key] -= 1
             if not self._taken[key]:
                 del self._taken[key]
+
+
+def quotas_of(settings: LimitSettings, clock: Clock, observer: Observer) -> Quotas:
+    """The quotas that gateway.toml asks for."""
+    rates = {
+        **RATES,
+        Errand.DECLARE: RATES[Errand.DECLARE].at(settings.declares_per_second),
+        Errand.OPEN: RATES[Errand.OPEN].at(settings.opens_per_second),
+    }
+    return Quotas(clock, rates, {**PLACES, Errand.OPEN: settings.open_tasks}, observer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -74,12 +75,21 @@ class Transport:
 
 
 TRANSPORT: Final = Transport()
-SERVICES: Final = ("", "stepgrant.v1.AgentGateway", "stepgrant.v1.GrantVerifier", "stepgrant.v1.Operator")
-"""What grpc.health.v1 is asked about; the empty name is the gateway as a whole."""
+
+LASTING: Final = frozenset({"ledger", "clock", "signing_key"})
+"""Troubles under which nothing is granted, while resources go on hearing of revocations and operators can lock."""
+
+SERVICES: Final[Mapping[str, Collection[str]]] = {
+    "": (),
+    "stepgrant.v1.AgentGateway": (),
+    "stepgrant.v1.GrantVerifier": LASTING,
+    "stepgrant.v1.Operator": LASTING,
+}
+"""What grpc.health.v1 is asked about, and the troubles that each serves through; the empty name is the gateway as a whole."""
 
 
 class Server:
-    """The gateway's listener. Not serving until `start`, not ready until then either (grpc.health.v1)."""
+    """The gateway's listener. What grpc.health.v1 says of it is what `show` was told last."""
 
     def __init__(
         self,
@@ -97,23 +107,25 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     async def start(self, address: str, credentials: grpc.ServerCredentials) -> int:
-        """Listens and says SERVING; returns the port (the system's choice for port 0).
+        """Listens, and says NOT_SERVING until `show` says otherwise; returns the port (the system's choice for port 0).
 
         Raises:
             ConfigError: nothing can listen at `address`.
         """
-        await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.show(("starting",))
         try:
             port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"gateway.listen: nothing can listen at {address}; is the port taken?") from error
         await self._server.start()
-        await self._say(health_pb2.HealthCheckResponse.SERVING)
         return port
 
-    async def _say(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        for service in SERVICES:
-            await self._health.set(service, status)
+    async def show(self, troubles: Collection[str]) -> None:
+        """Says of each service whether it serves, now that there are these troubles (names of checks of health)."""
+        for service, lasting in SERVICES.items():
+            serves = all(trouble in lasting for trouble in troubles)
+            answer = health_pb2.HealthCheckResponse
+            await self._health.set(service, answer.SERVING if serves else answer.NOT_SERVING)
 
     async def say_draining(self) -> None:
         """Not ready any more, for load balancers and for who waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, TypeAlias
 
 import grpc
@@ -12,7 +13,9 @@ from stepgrant._wire_strict import refuse_unknown
 from stepgrant.errors import ProtocolError
 from stepgrant.v1 import verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.core.boundary import Outcome, Redeemed
-from stepgrant_gateway.core.revocation import FeedEvent
+from stepgrant_gateway.core.observations import UNOBSERVED, Timing
+from stepgrant_gateway.core.ports import Clock, Observer
+from stepgrant_gateway.core.revocation import FeedEvent, Lock, RevokedGrant
 from stepgrant_gateway.rpc.caller import current_caller
 from stepgrant_gateway.rpc.limits import MAX_AUDIENCES, MAX_ID, MAX_TEXT
 from stepgrant_gateway.rpc.live import DRAINING, LiveCalls
@@ -55,10 +58,14 @@ class Publisher(Protocol):
 class VerifierService(verifier_pb2_grpc.GrantVerifierServicer):
     """Serves resources. The application decides which audiences are whose."""
 
-    def __init__(self, redeeming: Redeemer, feed: Publisher, live: LiveCalls) -> None:
+    def __init__(
+        self, redeeming: Redeemer, feed: Publisher, live: LiveCalls, clock: Clock, observer: Observer = UNOBSERVED
+    ) -> None:
         self._redeeming = redeeming
         self._feed = feed
         self._live = live
+        self._clock = clock
+        self._observer = observer
 
     async def Redeem(self, request: verifier_pb2.RedeemRequest, context: _Context) -> verifier_pb2.RedeemResponse:  # noqa: N802 - gRPC's name
         """Takes one use of a grant."""
@@ -116,12 +123,19 @@ class VerifierService(verifier_pb2_grpc.GrantVerifierServicer):
                     if lost and lost[0].lost != DRAINING:
                         break
                     await context.write(watch_event(event))
+                    self._written(event)
                 if lost:
                     raise lost[0]
             except Exception as error:  # noqa: BLE001 - every failure gets its status
                 await abort(context, error)
             finally:
                 call.leave()
+
+    def _written(self, event: FeedEvent) -> None:
+        """A revocation has left for a resource: the only moment of its effect there that a gateway can see."""
+        match event.item:
+            case RevokedGrant(at=ended) | Lock(issued_at=ended):
+                self._observer.time(Timing.REVOKE_TO_FEED, max(self._clock.now() - ended, timedelta(0)))
 
 
 def _audiences(request: verifier_pb2.WatchRequest) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The HTTP face: metrics and health, for whoever looks after the gateway."""

@@ -1,0 +1,129 @@
+"""A small HTTP listener on threads of its own, so that it answers also while the gateway's loop is busy or stuck."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+
+from stepgrant_gateway.core.errors import ConfigError
+from stepgrant_gateway.core.settings import Address
+
+MAX_CONNECTIONS: Final = 16
+"""Connections served at once; one more is closed at once. A collector and a probe need one each."""
+PATIENCE: Final = 5.0
+"""Seconds that a client may take to send its request or to read the answer."""
+BREATH: Final = 0.1
+"""Seconds until the next try to accept when the process has no file descriptor left: without it the thread would spin."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+Pages = Mapping[str, Callable[[], Page]]
+"""By path. Called on the listener's threads."""
+
+
+class Listener:
+    """Serves pages to GET until it is closed. Nothing that a client sends is looked at but the path."""
+
+    def __init__(self, address: Address, pages: Pages) -> None:
+        """Listens at once.
+
+        Raises:
+            ConfigError: nothing can listen at `address`.
+        """
+        try:
+            self._server = _Server(address, pages)
+        except OSError as error:
+            raise ConfigError(f"metrics.address: nothing can listen at {address}: {error.strerror}") from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: Address, pages: Pages) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self.pages = pages
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__((address.host, address.port), _Handler)
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                time.sleep(BREATH)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
+        # A client that hangs up is no news; what it had sent is nobody's business.
+        logger.debug("A request for metrics or health was not served.")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = PATIENCE
+    server: _Server
+
+    def do_GET(self) -> None:
+        """The page of the path, whatever its query."""
+        page = self.server.pages.get(self.path.partition("?")[0])
+        if page is None:
+            self._answer(Page(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n"))
+            return
+        self._answer(page())
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base's signature
+        """A status without words: the base's page repeats what the client sent."""
+        self._answer(Page(HTTPStatus(code), "text/plain; charset=utf-8", b""))
+
+    def version_string(self) -> str:
+        """Nothing about what serves."""
+        return "stepgrant"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
+        """Nothing: each scrape would be a line, and a path may be anything."""
+
+    def _answer(self, page: Page) -> None:
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.end_headers()
+        self.wfile.write(page.body)

@@ -1,0 +1,91 @@
+"""The HTTP listener: its pages and nothing else, to a bounded number of clients, whatever they send or do not send."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+from http import HTTPStatus
+
+import pytest
+
+from stepgrant_gateway.core.errors import ConfigError
+from stepgrant_gateway.core.settings import Address
+from stepgrant_gateway.web.listener import MAX_CONNECTIONS, Listener, Page
+
+WAIT = 10
+
+
+@pytest.fixture
+def listener():
+    listener = Listener(
+        Address("127.0.0.1", 0), {"/readyz": lambda: Page(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", b"{}")}
+    )
+    yield listener
+    listener.close()
+
+
+def asked(listener: Listener, path: str, method: str = "GET") -> tuple[int, bytes, str | None]:
+    connection = http.client.HTTPConnection("127.0.0.1", listener.port, timeout=WAIT)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.getheader("Server")
+    finally:
+        connection.close()
+
+
+def test_a_page_is_served_with_its_status_whatever_the_query(listener):
+    assert asked(listener, "/readyz?from=probe")[:2] == (503, b"{}")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"), [("/", "GET", 404), ("/readyz/", "GET", 404), ("/readyz", "POST", 501)]
+)
+def test_nothing_else_is_served_and_nothing_sent_comes_back(listener, path, method, status):
+    found, body, server = asked(listener, path, method)
+
+    assert (found, server) == (status, "stepgrant")
+    assert b"POST" not in body
+
+
+def test_an_address_that_is_taken_is_a_config_error(listener):
+    with pytest.raises(ConfigError, match=r"metrics\.address"):
+        Listener(Address("127.0.0.1", listener.port), {})
+
+
+def test_clients_that_say_nothing_take_a_bounded_number_of_places(listener):
+    """DS-08: connections beyond the bound are closed at once; those that end make room again."""
+    silent = [socket.create_connection(("127.0.0.1", listener.port), timeout=WAIT) for _ in range(MAX_CONNECTIONS)]
+    with pytest.raises((http.client.HTTPException, OSError)):
+        asked(listener, "/readyz")
+    for connection in silent:
+        connection.shutdown(socket.SHUT_WR)
+    for connection in silent:
+        assert connection.recv(1) == b""
+        connection.close()
+
+    for _ in range(1000):  # bounded: a place is given back just after its connection has ended
+        try:
+            assert asked(listener, "/readyz")[0] == 503
+            break
+        except (http.client.HTTPException, OSError):
+            continue
+    else:
+        pytest.fail("no place came free")
+
+
+def test_ds_08_a_process_without_file_descriptors_answers_again_once_it_has_some(listener, monkeypatch):
+    """The listener neither spins nor dies when there is no descriptor to accept a connection with."""
+    real, failures = socket.socket.accept, []
+
+    def accept(self: socket.socket) -> object:
+        if len(failures) < 3:
+            failures.append(errno.EMFILE)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+
+    assert asked(listener, "/readyz")[0] == 503
+    assert len(failures) == 3
