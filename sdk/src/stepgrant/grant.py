@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -174,15 +175,11 @@ def from_payload(payload: bytes) -> GrantClaims:
 
 def base64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515, section 2)."""
-    from base64 import urlsafe_b64encode
-
     return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def from_base64url(text: str) -> bytes:
     """The bytes of canonical unpadded base64url; raises ValueError for anything else."""
-    from base64 import urlsafe_b64decode
-
     data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if base64url(data) != text:
         raise ValueError("not canonical base64url")

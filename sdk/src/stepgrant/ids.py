@@ -22,6 +22,7 @@ MAX_NAME: Final = 128
 """Characters of a task type, argument or parameter name."""
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS: Final = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
 _TO_BASE_32: Final = str.maketrans(_ALPHABET, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
@@ -33,7 +34,7 @@ def ulid(now: datetime, randomness: bytes) -> str:
     if len(randomness) != ULID_RANDOM_BYTES:
         raise InvalidIdError(f"a ULID takes {ULID_RANDOM_BYTES} random bytes, not {len(randomness)}")
     number = (int(now.timestamp() * 1000) << 80) | int.from_bytes(randomness, "big")
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def parse_ulid(text: str, what: str) -> str:

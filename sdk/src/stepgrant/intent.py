@@ -33,6 +33,8 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 _STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Strings, also one that never ends: else each quote inside it would be tried as a beginning, in quadratic time."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_ALIKE: Final = (Decimal("0.001"), Decimal(10**15))
+"""Between these Python and ECMAScript write a double alike: without an exponent."""
 
 
 def parse_object(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str = "arguments") -> dict[str, Json]:
@@ -133,7 +135,12 @@ class _PythonReader:
 
 def canonical(value: Json) -> bytes:
     """JCS (RFC 8785) of a strict value: equal values, equal bytes."""
-    return rfc8785.dumps(_plain(value))
+    try:
+        # The C encoder writes ASCII text and numbers of ordinary size, nearly all there is, just so.
+        text = _ENCODER.encode(value)
+    except (TypeError, ValueError):
+        return rfc8785.dumps(_plain(value))
+    return text.encode("ascii") if text.isascii() else rfc8785.dumps(_plain(value))
 
 
 def digest(value: Json) -> bytes:
@@ -217,6 +224,17 @@ def _walk(value: Any, what: str) -> None:
             pending.extend(item)
 
 
+def _ordinary(value: object) -> int | float:
+    """A number as Python and ECMAScript write it alike; ValueError for any other value."""
+    if type(value) is Decimal:
+        if value == value.to_integral_value():
+            if abs(value) <= MAX_SAFE_INTEGER:
+                return int(value)
+        elif _ALIKE[0] <= abs(value) < _ALIKE[1]:
+            return float(value)
+    raise ValueError("no ordinary number")
+
+
 def _name(key: object, path: str) -> str:
     if not isinstance(key, str) or _SURROGATE.search(key):
         raise ArgumentsInvalidError(
@@ -233,3 +251,8 @@ def _plain(value: Json) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return value
+
+
+_ENCODER: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_ordinary
+)

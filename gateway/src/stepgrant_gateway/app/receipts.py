@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from stepgrant_gateway.core.errors import UnrecordedError
@@ -13,11 +13,13 @@ from stepgrant_gateway.core.events import Event, EventType
 class PendingReceipt:
     """`Receipt` of one batch. Once `break_` has been called it never yields a sequence, unless it is the receipt of an end."""
 
-    __slots__ = ("_failure", "_sequence", "_waiters", "deadline", "is_end")
+    __slots__ = ("_awaited", "_failure", "_sequence", "_waiters", "deadline", "is_end")
 
-    def __init__(self, deadline: timedelta, *, is_end: bool) -> None:
+    def __init__(self, deadline: timedelta, *, is_end: bool, awaited: Callable[[], None] | None = None) -> None:
+        """`awaited` is called when somebody begins to wait."""
         self.deadline = deadline
         self.is_end = is_end
+        self._awaited = awaited
         self._sequence: int | None = None
         self._failure: str | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -31,6 +33,8 @@ class PendingReceipt:
                 return self._sequence
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
+            if self._awaited is not None:
+                self._awaited()
             await waiter
 
     def done(self) -> bool:

@@ -29,6 +29,8 @@ BOUND: Final = timedelta(seconds=2)
 MAX_WAITING_BATCHES: Final = 4096
 MAX_GROUP_BATCHES: Final = 256
 """Batches that one commit takes: more would make the first of them wait for the last."""
+GATHERING: Final = timedelta(milliseconds=5)
+"""How long ends that nobody waits for may wait for others, or for a decision, to share a commit with."""
 FIRST_RETRY: Final = timedelta(milliseconds=50)
 LAST_RETRY: Final = timedelta(seconds=5)
 TAIL_PAGE: Final = 256
@@ -95,6 +97,8 @@ class Recorder:
         self._due: deque[PendingReceipt] = deque()
         self._bound_timer: Timer | None = None
         self._retry_timer: Timer | None = None
+        self._gather_timer: Timer | None = None
+        self._hurried = False
         self._retry_after = FIRST_RETRY
         self._head = ChainHead(instance_id, 0, GENESIS)
         self._latest: datetime | None = None
@@ -176,7 +180,7 @@ class Recorder:
 
     def record_end(self, *events: Event) -> PendingReceipt:
         """See `Journal`. Taken also while the journal closes; only a closed one cannot, and says so in the log."""
-        receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=True)
+        receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=True, awaited=self._hurry)
         if self._state in {_State.NEW, _State.CLOSED}:
             receipt.break_(_CLOSED)
             logger.error("the ledger is closed: %s cannot be recorded", ", ".join(event.type.value for event in events))
@@ -220,11 +224,28 @@ class Recorder:
         self._due.append(batch.receipt)
         if self._bound_timer is None:
             self._bound_timer = self._clock.call_at(batch.receipt.deadline, self._overdue)
+        self._hurried = self._hurried or not batch.receipt.is_end or self._state is not _State.OPEN
         self._write_next()
+
+    def _hurry(self) -> None:
+        self._hurried = True
+        self._write_next()
+
+    def _gathered(self) -> None:
+        self._gather_timer = None
+        self._hurry()
 
     def _write_next(self) -> None:
         if self._group or self._retry_timer is not None or not self._waiting or self._loop is None:
             return
+        if not self._hurried:
+            if self._gather_timer is None:
+                self._gather_timer = self._clock.call_at(self._clock.monotonic() + GATHERING, self._gathered)
+            return
+        if self._gather_timer is not None:
+            self._gather_timer.cancel()
+            self._gather_timer = None
+        self._hurried = len(self._waiting) > MAX_GROUP_BATCHES
         count = min(len(self._waiting), MAX_GROUP_BATCHES)
         self._group = tuple(self._waiting.popleft() for _ in range(count))
         work = partial(self._writer.write, [batch.events for batch in self._group])
@@ -306,6 +327,7 @@ class Recorder:
             receipt = PendingReceipt(self._clock.monotonic() + self._bound, is_end=True)
             # Before anything else: nothing is minted until what was not delivered has ended.
             self._waiting.appendleft(_Batch(ends, receipt))
+            self._hurried = True
 
     def _retry(self, then: Callable[[], None]) -> None:
         self._retry_timer = self._clock.call_at(self._clock.monotonic() + self._retry_after, then)
@@ -318,7 +340,7 @@ class Recorder:
 
     def _resume(self) -> None:
         self._retry_timer = None
-        self._write_next()
+        self._hurry()
 
     def _overdue(self) -> None:
         self._bound_timer = None
@@ -333,7 +355,7 @@ class Recorder:
 
     def _stop(self, reason: str) -> None:
         self._state = _State.CLOSED
-        for timer in (self._bound_timer, self._retry_timer):
+        for timer in (self._bound_timer, self._retry_timer, self._gather_timer):
             if timer is not None:
                 timer.cancel()
         for batch in (*self._group, *self._waiting):

@@ -127,6 +127,8 @@ class Task:
     instance_jkt: bytes
     opened_at: datetime
     push: Callable[[Pushed], None]
+    workload: str = field(init=False)
+    """SPIFFE ID of the workload."""
     open: bool = True
     labels: dict[str, set[str]] = field(default_factory=dict)
     completed: set[str] = field(default_factory=set)
@@ -149,10 +151,8 @@ class Task:
         """The end of its max_age, or of the SVID of its stream."""
         return min(self.opened_at + self.task_type.max_age, self.peer.not_after)
 
-    @property
-    def workload(self) -> str:
-        """SPIFFE ID of the workload."""
-        return str(self.peer.spiffe_id)
+    def __post_init__(self) -> None:
+        self.workload = str(self.peer.spiffe_id)
 
     def unwatch(self, *, all_of_them: bool) -> None:
         """Ends the watch over earlier peers under which no step is live any more, or over all."""
@@ -188,8 +188,9 @@ class State:
         """The book of one budget for a task: its own, or that of its workload."""
         budget = self.policy.catalog.budgets[name]
         if budget.per == "task":
-            return task.books.setdefault(name, Book(budget.window))
-        return self.books.setdefault((name, task.workload), Book(budget.window))
+            return task.books.get(name) or task.books.setdefault(name, Book(budget.window))
+        key = (name, task.workload)
+        return self.books.get(key) or self.books.setdefault(key, Book(budget.window))
 
     def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:
         """The labels that a new task of this type starts with (design 3, `label_memory`)."""

@@ -13,6 +13,7 @@ from stepgrant_gateway.app.receipts import PendingReceipt
 from stepgrant_gateway.app.recording import (
     BOUND,
     FIRST_RETRY,
+    GATHERING,
     MAX_WAITING_BATCHES,
     Recorder,
 )
@@ -159,6 +160,7 @@ async def test_inv_03_while_nobody_knows_what_is_durable_nothing_is_written_and_
 async def test_inv_03_an_end_that_cannot_be_recorded_is_tried_again_until_it_can(bench):
     bench.store.refuse = True
     end = bench.recorder.record_end(ended(1))
+    bench.clock.advance(GATHERING)
     await bench.until(2)
     for tries in range(3, 6):
         bench.clock.advance(FIRST_RETRY * 2 ** (tries - 3))
@@ -173,6 +175,7 @@ async def test_inv_03_an_end_that_cannot_be_recorded_is_tried_again_until_it_can
 async def test_inv_03_while_an_end_is_not_recorded_nothing_new_is_granted_and_the_end_comes_first(bench):
     bench.store.refuse = True
     end = bench.recorder.record_end(ended(1))
+    bench.clock.advance(GATHERING)
     await bench.until(2)
     grant = bench.recorder.record(granted(2))
     bench.store.refuse = False
@@ -184,7 +187,9 @@ async def test_inv_03_while_an_end_is_not_recorded_nothing_new_is_granted_and_th
 
 async def test_inv_03_the_receipt_of_an_end_says_at_the_bound_that_it_is_in_force_and_it_is_recorded_later(bench):
     bench.store.block()
-    end, grant = bench.recorder.record_end(ended(1)), bench.recorder.record(granted(2))
+    end = bench.recorder.record_end(ended(1))
+    bench.clock.advance(GATHERING)
+    grant = bench.recorder.record(granted(2))
     await bench.begun()
     bench.clock.advance(BOUND)
     with pytest.raises(UnrecordedError, match="in force, not yet recorded"):
@@ -200,6 +205,7 @@ async def test_inv_03_the_receipt_of_an_end_says_at_the_bound_that_it_is_in_forc
 async def test_inv_03_ends_in_a_group_that_failed_are_kept_and_grants_of_it_are_not(bench):
     bench.store.block()
     first = bench.recorder.record_end(ended(1))
+    bench.clock.advance(GATHERING)
     await bench.begun()
     mixed = [bench.recorder.record(granted(2)), bench.recorder.record_end(ended(3)), bench.recorder.record(granted(4))]
     bench.store.refused = frozenset({3})
@@ -211,6 +217,23 @@ async def test_inv_03_ends_in_a_group_that_failed_are_kept_and_grants_of_it_are_
     bench.clock.advance(FIRST_RETRY)
     assert await bench.answered(mixed[1]) == 3
     assert await bench.answered(last) == 4
+
+
+async def test_ends_that_nobody_waits_for_share_a_commit(bench):
+    ends = [bench.recorder.record_end(ended(number)) for number in range(1, 4)]
+    await bench.until(1)
+    bench.clock.advance(GATHERING)
+    await bench.until(2)
+    assert all(end.done() for end in ends)
+    assert bench.store.appends == [1, 3]
+
+
+async def test_whoever_waits_and_whatever_is_new_takes_the_ends_along_at_once(bench):
+    bench.recorder.record_end(ended(1))
+    assert await bench.answered(bench.recorder.record(granted(2))) == 3
+    bench.recorder.record_end(ended(3))
+    assert await bench.answered(bench.recorder.record_end(ended(4))) == 5
+    assert bench.store.appends == [1, 2, 2]
 
 
 async def test_while_one_group_is_committed_the_next_one_gathers_in_order(bench):
