@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from stepgrant_gateway.app.checkpoints import Checkpoints
 from stepgrant_gateway.app.receipts import PendingReceipt, close_undelivered
+from stepgrant_gateway.app.tailing import Tail
 from stepgrant_gateway.app.writing import ChainWriter, WriterThread, Written
 from stepgrant_gateway.core.errors import GatewayError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
@@ -33,7 +34,6 @@ GATHERING: Final = timedelta(milliseconds=5)
 """How long ends that nobody waits for may wait for others, or for a decision, to share a commit with."""
 FIRST_RETRY: Final = timedelta(milliseconds=50)
 LAST_RETRY: Final = timedelta(seconds=5)
-TAIL_PAGE: Final = 256
 
 _NOT_RECORDED: Final = (
     "the ledger could not record this: it was not done. Try again; if it goes on, see the gateway's log."
@@ -102,7 +102,7 @@ class Recorder:
         self._retry_after = FIRST_RETRY
         self._head = ChainHead(instance_id, 0, GENESIS)
         self._latest: datetime | None = None
-        self._moved: list[asyncio.Future[None]] = []
+        self._tail = Tail(store, self._head)
 
     @property
     def position(self) -> int:
@@ -192,21 +192,9 @@ class Recorder:
         """The latest signed statement of how long the chain is, signed anew when that is due; None without a signer."""
         return None if self._checkpoints is None else self._checkpoints.of(self._head)
 
-    async def tail(self, after: int, *, follow: bool) -> AsyncIterator[Record]:
+    def tail(self, after: int, *, follow: bool) -> AsyncIterator[Record]:
         """Durable records of this instance with a sequence above `after`; with `follow`, also those to come."""
-        while True:
-            if after < self._head.sequence:
-                page = await asyncio.to_thread(self._store.read, self._head.instance_id, after, TAIL_PAGE)
-                for record in page:
-                    yield record
-                    after = record.sequence
-                if page:
-                    continue
-            if not follow or self._state is _State.CLOSED:
-                return
-            moved = asyncio.get_running_loop().create_future()
-            self._moved.append(moved)
-            await moved
+        return self._tail.records(after, follow=follow)
 
     async def close(self) -> None:
         """Records `gateway.stopped` after all that waits, and ends. What the ledger does not take in time is logged."""
@@ -311,10 +299,7 @@ class Recorder:
             self._latest = last if self._latest is None else max(self._latest, last)
             if self._followed is not None:
                 self._followed(events, result.head)
-        moved, self._moved = self._moved, []
-        for waiter in moved:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._tail.move(self._head)
         while self._due and not self._due[0].pending:
             self._due.popleft()
 
@@ -362,7 +347,4 @@ class Recorder:
             batch.receipt.break_(reason)
         self._waiting.clear()
         self._thread.stop()
-        moved, self._moved = self._moved, []
-        for waiter in moved:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._tail.end()

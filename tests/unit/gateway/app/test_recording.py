@@ -22,7 +22,7 @@ from stepgrant_gateway.core.errors import LedgerBrokenError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ledger import decode_event
 from stepgrant_gateway.storage.inputs import DigestSealer
-from tests.kit.chains import INSTANCE, TASK, chain_of, counted_entropy, ended, granted, head_of, started
+from tests.kit.chains import INSTANCE, TASK, chain_of, counted_entropy, ended, granted, started
 from tests.kit.clock import START, ManualClock
 from tests.kit.faulty_store import FaultyStore
 
@@ -345,24 +345,3 @@ async def test_checkpoints_are_signed_when_due_and_never_go_back(bench):
     third = bench.recorder.checkpoint()
     assert third is not None
     assert third.sequence == CHECKPOINT_EVENTS + 2
-
-
-async def test_a_tail_gives_what_is_there_and_follows_what_comes(bench):
-    await bench.answered(bench.recorder.record(granted(1), ended(1)))
-    assert [record.sequence async for record in bench.recorder.tail(1, follow=False)] == [2, 3]
-    following = bench.recorder.tail(2, follow=True)
-    assert (await asyncio.wait_for(anext(following), 5)).sequence == 3
-    coming = asyncio.ensure_future(anext(following))
-    await bench.answered(bench.recorder.record(granted(2)))
-    assert (await asyncio.wait_for(coming, 5)).sequence == 4
-    assert head_of(list(bench.store.read(INSTANCE, 0, 10))) == bench.recorder.head
-
-
-async def test_a_tail_that_follows_ends_when_the_ledger_closes(bench):
-    following = bench.recorder.tail(1, follow=True)
-    coming = asyncio.ensure_future(anext(following, None))
-    await asyncio.sleep(0)
-    await asyncio.wait_for(bench.recorder.close(), 5)
-    record = await asyncio.wait_for(coming, 5)
-    assert record is not None
-    assert await asyncio.wait_for(anext(following, None), 5) is None
