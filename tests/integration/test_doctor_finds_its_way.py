@@ -38,7 +38,7 @@ async def test_where_all_is_well_every_line_is_ok(running):
     checks = await found(running, "agent/support")
 
     assert {check.state for check in checks.values()} == {State.OK}
-    assert list(checks)[3:] == ["Workload API", "SVID", "gateway", "accepted", "clock"]
+    assert list(checks)[3:] == ["Workload API", "SVID", "bundle", "gateway", "health", "accepted", "clock"]
     assert "agent/support" in checks["accepted"].says
 
 

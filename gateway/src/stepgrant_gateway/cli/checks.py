@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from stepgrant_gateway.cli.exits import Exit
 
+if TYPE_CHECKING:
+    from stepgrant.spiffe.bundles import BundleSet
+
 LATE: Final = 5
 """An SVID should have been replaced when less than this part of its life is left; SPIRE does it at the half."""
+
+AUTHORITY_SOON: Final = timedelta(minutes=10)
+"""Without a successor by then, every identity under an authority ends; the shortest authorities live for hours."""
 
 
 class State(Enum):
@@ -54,6 +61,24 @@ def life(name: str, who: str, not_before: datetime, not_after: datetime, now: da
     if left * LATE < not_after - not_before:
         return doubtful(name, says, "see why the SPIFFE agent or server has not replaced it; its log says so")
     return good(name, says)
+
+
+def bundle_life(bundles: BundleSet, now: datetime) -> Iterator[Check]:
+    """Of each trust domain whose authorities are known, until when one of them is good; a warning when none is for long."""
+    from cryptography import x509
+
+    for bundle in bundles:
+        name = "bundle"
+        ends = [x509.load_der_x509_certificate(der).not_valid_after_utc for der in bundle.authorities]
+        says = f"{bundle.trust_domain}: " + (f"{len(ends)} authorities" if len(ends) != 1 else "1 authority")
+        todo = "see whether the SPIFFE server has made its next authority (SPIRE: spire-server bundle show)"
+        last = max(ends, default=now)
+        if last <= now:
+            yield failed(name, f"{says}, none of them valid: nobody of it is trusted", todo, Exit.UNAVAILABLE)
+        elif last - now < AUTHORITY_SOON:
+            yield doubtful(name, f"{says}, the last valid for another {span(last - now)}", todo)
+        else:
+            yield good(name, f"{says}, the last valid for another {span(last - now)}")
 
 
 def span(length: timedelta) -> str:

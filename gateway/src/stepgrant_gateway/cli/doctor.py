@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+import textwrap
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stepgrant_gateway.cli.exits import Exit, reported
-from stepgrant_gateway.cli.output import AsJson, print_json, print_line
+from stepgrant_gateway.cli.output import WIDTH, AsJson, print_json, print_line
 
 if TYPE_CHECKING:
     from stepgrant_gateway.cli.checks import Check
@@ -54,9 +57,19 @@ def _failures(checks: list[Check]) -> list[Exit]:
 
 
 def _say(check: Check) -> None:
-    print_line(f"{check.state.value:<8} {check.name:<22} {check.says}")
+    """For a terminal in lines that fit; for a pipe one line a text, so that it can be searched."""
+    head, arrow = f"{check.state.value:<8} {check.name:<22} ", f"{'':<31} -> "
+    width = min(shutil.get_terminal_size().columns, WIDTH) if sys.stdout.isatty() else None
+    print_line(_fitted(head, check.says, width))
     if check.todo:
-        print_line(f"{'':<31} -> {check.todo}")
+        print_line(_fitted(arrow, check.todo, width))
+
+
+def _fitted(head: str, text: str, width: int | None) -> str:
+    if width is None:
+        return head + text
+    rest = " " * len(head)
+    return textwrap.fill(head + text, width, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
 
 
 def _document(check: Check) -> dict[str, str]:

@@ -6,7 +6,6 @@ Nothing is changed, and no file is made; a gateway may be running.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -15,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stepgrant.errors import StepgrantError
-from stepgrant_gateway.cli.checks import Check, doubtful, failed, good, life
+from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, failed, good, life
 from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.records import examine_ledger
 from stepgrant_gateway.core.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from stepgrant_gateway.config import Config
 
-LITTLE: Final = 1024**3
-"""Free bytes beside the ledger below which somebody should look: a full disk stops every grant."""
+BESIDE: Final = ("-wal", "-shm", ".lock", ".snapshot", ".snapshot-before")
+"""Endings of the files beside a ledger: made for its owner alone, as the ledger is."""
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -41,10 +41,13 @@ def inspect(file: Path, environment: Mapping[str, str], now: Now) -> Iterator[Ch
         return
     yield _settings(config)
     if config.identity.source == "files" or config.identity.socket is not None:
-        yield _identity(config, environment, now)
+        yield from _identity(config, environment, now)
     yield _policy(config.gateway.policy)
     if config.ledger.path is not None:
-        yield _ledger(config.ledger.path)
+        ledger = _ledger(config.ledger.path)
+        yield ledger
+        if ledger.state is not State.FAILED:
+            yield from examine_ledger(config.ledger.path, _digest(config.gateway.policy), now)
     for recipient in config.inputs.recipients:
         yield _recipient(recipient)
 
@@ -58,7 +61,7 @@ def _settings(config: Config) -> Check:
     return good("gateway.toml", f"{config.file} is complete")
 
 
-def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Check:
+def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Iterator[Check]:
     """The SVID that the gateway will show; from the socket of the environment it is what this very process is."""
     from stepgrant_gateway.system import identity_source
 
@@ -67,11 +70,14 @@ def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Check
         with closing(identity_source(config.identity, environment)) as source:
             snapshot = source.current()
     except (StepgrantError, ConfigError) as error:
-        return failed(name, str(error), f"look at [identity] in {config.file}", Exit.UNAVAILABLE)
+        yield failed(name, str(error), f"look at [identity] in {config.file}", Exit.UNAVAILABLE)
+        return
     if snapshot.spiffe_id != config.gateway.issuer:
         says = f"is {snapshot.spiffe_id}, but gateway.issuer is {config.gateway.issuer}"
-        return failed(name, says, "register the gateway under the issuer's ID", Exit.REFUSED)
-    return life(name, str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+        yield failed(name, says, "register the gateway under the issuer's ID", Exit.REFUSED)
+        return
+    yield life(name, str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+    yield from bundle_life(snapshot.bundles, now())
 
 
 def _policy(directory: Path) -> Check:
@@ -94,6 +100,16 @@ def _policy(directory: Path) -> Check:
     if report.warnings:
         return doubtful(name, f"{says}; {len(report.warnings)} warnings", f"stepgrant policy check {directory}")
     return good(name, says)
+
+
+def _digest(directory: Path) -> str | None:
+    from stepgrant_gateway.core.errors import PolicyRefusedError
+    from stepgrant_gateway.policy.directory import directory_digest, read_directory
+
+    try:
+        return directory_digest(read_directory(directory))
+    except PolicyRefusedError:
+        return None
 
 
 def _refused(directory: Path, findings: tuple[Finding, ...]) -> Check:
@@ -119,10 +135,9 @@ def _ledger(path: Path) -> Check:
         if not os.access(path, os.R_OK | os.W_OK):
             todo = f"run as the gateway's user, or: chown USER {path}"
             return failed(name, f"{path} cannot be read and written by this user", todo, Exit.UNAVAILABLE)
-    free = shutil.disk_usage(folder).free
-    if free < LITTLE:
-        says = f"{free // 1024**2} MiB are free beside {path}; a gateway that cannot record grants nothing"
-        return doubtful(name, says, f"df -h {folder}")
+    for other in (folder / f"{path.name}{ending}" for ending in BESIDE):
+        if other.exists() and other.stat().st_mode & _OTHERS:
+            return doubtful(name, f"{other} can be read or written by others", f"chmod 600 {other}")
     if folder.stat().st_mode & stat.S_IWOTH and not folder.stat().st_mode & stat.S_ISVTX:
         return _open_to_others(name, folder)
     state = "is its owner's alone" if path.exists() else "will be made at the first start"

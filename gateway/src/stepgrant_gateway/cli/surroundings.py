@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stepgrant.errors import StepgrantError
-from stepgrant_gateway.cli.checks import Check, State, doubtful, failed, good, life, span
+from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, failed, good, life, span
 from stepgrant_gateway.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def _identified(environment: Mapping[str, str], now: Now, audience: str, *, ask_
             yield failed("SVID", str(error), todo, Exit.UNAVAILABLE)
             return
         yield life("SVID", str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+        yield from bundle_life(snapshot.bundles, now())
         if ask_gateway:
             expected = parse_spiffe_id(environment[GATEWAY_ID], what=GATEWAY_ID)
             yield from _gateway(parse_address(environment[GATEWAY], GATEWAY), expected, snapshot, now, audience)
@@ -134,10 +135,31 @@ def _gateway(
     who = f"{address.target} proved to be {expected}"
     yield life("gateway", who, first.not_before, first.not_after, now())
     with grpc.secure_channel(address.target, credentials, options) as channel:
+        yield _health(channel)
         accepted = _accepted(channel, snapshot.spiffe_id)
         yield accepted
         if accepted.state is State.OK:
             yield _clock(channel, audience, now)
+
+
+def _health(channel: grpc.Channel) -> Check:
+    """What the gateway says of itself; it says more in its log, and in its metrics."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    name = "health"
+    try:
+        told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=WITHIN).status
+    except grpc.RpcError as error:
+        return failed(
+            name, f"the gateway does not say how it is: {_details(error)}", "look at its log", Exit.UNAVAILABLE
+        )
+    if told != health_pb2.HealthCheckResponse.SERVING:
+        says = f"the gateway says {health_pb2.HealthCheckResponse.ServingStatus.Name(told)}: it grants nothing now"
+        return failed(
+            name, says, "look at its log, and at /readyz if gateway.toml has metrics.address", Exit.UNAVAILABLE
+        )
+    return good(name, "the gateway says that it serves")
 
 
 def _accepted(channel: grpc.Channel, me: SpiffeId) -> Check:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import pytest
 
-from stepgrant_gateway.cli import installation
 from stepgrant_gateway.cli.checks import State
 from stepgrant_gateway.cli.exits import Exit
-from stepgrant_gateway.cli.installation import inspect
+from stepgrant_gateway.cli.installation import BESIDE, inspect
 from stepgrant_gateway.storage.inputs import make_recipient
 from tests.kit.clock import START
 from tests.kit.running import SUPPORT_POLICY
@@ -52,7 +50,7 @@ def test_an_installation_in_order_is_ok_throughout_and_nothing_is_made(installed
     found = checks(installed)
 
     assert {name: check.state for name, check in found.items()} == dict.fromkeys(
-        ("gateway.toml", "policy", "ledger", "recipient"), State.OK
+        ("gateway.toml", "policy", "ledger", "ledger's lock", "disk space", "recipient"), State.OK
     )
     assert sorted(installed.rglob("*")) == before
 
@@ -143,10 +141,13 @@ def test_an_insecure_choice_is_a_warning(installed):
     assert checks(installed)["gateway.toml"].state is State.WARNING
 
 
-def test_a_disk_that_is_almost_full_is_a_warning(installed, monkeypatch):
-    usage = SimpleNamespace(free=5 * 1024**2)
-    monkeypatch.setattr(installation, "shutil", SimpleNamespace(disk_usage=lambda folder: usage))
+@pytest.mark.parametrize("ending", BESIDE)
+def test_a_file_beside_the_ledger_that_others_can_read_is_a_warning(installed, ending):
+    """INV-13: the log holds what the ledger holds."""
+    beside = installed / "data" / f"ledger.db{ending}"
+    beside.touch()
+    beside.chmod(0o640)
 
     found = checks(installed)["ledger"]
 
-    assert (found.state, "5 MiB" in found.says) == (State.WARNING, True)
+    assert (found.state, found.todo) == (State.WARNING, f"chmod 600 {beside}")
