@@ -40,7 +40,10 @@ class Pulse:
             try:
                 beat()
             except Exception:  # noqa: BLE001 - one that fails must not stop the others
-                _log.exception("What the gateway does each second failed, and is tried again in a second.")
+                _log.exception(
+                    "What the gateway does each second failed, and is tried again in a second.",
+                    extra={"event": "beat_failed"},
+                )
 
 
 class DeniedCallers:
@@ -57,6 +60,7 @@ class DeniedCallers:
         self._observer.count(Count.CALLER_DENIED)
         if self._left:
             self._left -= 1
+            _log.warning("Turned a caller of %s away: %s", method, reason, extra={"event": "caller_denied"})
             self._journal.record(
                 Event(EventType.IDENTITY_DENIED, self._clock.now(), {"method": method, "reason": reason[:1024]})
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import datetime
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
 from stepgrant_gateway.core.recorded import denied, granted
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
+
+logger = logging.getLogger(__name__)
 
 RUNS_OUT: Final = frozenset(
     {
@@ -173,7 +176,11 @@ class Granting:
     def _answered(self, step: Step, course: Course, answer: StepGranted | Denial) -> None:
         if step.course is course:
             step.course = None
-        self._observer.decided(course, answer.code.value if isinstance(answer, Denial) else "", self._clock.monotonic())
+        code = answer.code.value if isinstance(answer, Denial) else ""
+        self._observer.decided(course, code, self._clock.monotonic())
+        if logger.isEnabledFor(logging.DEBUG):
+            ids = {"task": course.task_id, "step": course.step_id, "decision": answer.decision_id}
+            logger.debug("%s: %s", course.boundary.value, code or "granted", extra={"event": "decided", **ids})
 
     async def _grant(
         self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ from stepgrant_gateway.core.boundary import (
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Journal
 from stepgrant_gateway.core.steps import StepInput
+
+logger = logging.getLogger(__name__)
 
 _IDENTITY_GONE: Final = frozenset({"identity_expired", "identity_lost"})
 """What ends the steps of an SVID also when its stream does not have the task any more."""
@@ -130,7 +133,13 @@ class TaskLease:
                 self._endings.end_steps(
                     self._task, StepInput.REVOKE, code=code, reason=reason, by="gateway", of=self._peer
                 )
-        elif code == "stream_lost":
+            return
+        if code != "draining" and self._task.open:
+            logger.info(
+                "Task %s of %s lost its stream: %s", self._task.task_id, self._task.workload, reason,
+                extra={"event": code, "task": self._task.task_id, "workload": self._task.workload},
+            )  # fmt: skip
+        if code == "stream_lost":
             self._endings.let_linger(self._task, code=code, reason=reason)
         else:
             how = StepInput.ABANDON if code == "stream_broken" else StepInput.REVOKE

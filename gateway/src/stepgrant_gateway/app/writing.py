@@ -120,7 +120,10 @@ class ChainWriter:
             except LedgerBrokenError:
                 raise
             except Exception:
-                logger.exception("an append to the ledger failed; finding out what is durable")
+                logger.exception(
+                    "an append to the ledger failed; finding out what is durable",
+                    extra={"event": "ledger_append_failed"},
+                )
                 return self.settle()
         return self._settled(head)
 
@@ -137,7 +140,10 @@ class ChainWriter:
         except LedgerBrokenError:
             raise
         except Exception:
-            logger.exception("the ledger does not say what is durable; nothing is recorded until it does")
+            logger.exception(
+                "the ledger does not say what is durable; nothing is recorded until it does",
+                extra={"event": "ledger_outcome_unknown"},
+            )
             return Written(self._head, durable=None)
         empty = ChainHead(self._head.instance_id, 0, GENESIS)
         return self._settled(found.get(self._head.instance_id, empty))

@@ -20,14 +20,19 @@ if TYPE_CHECKING:
 def serve(
     config: Annotated[Path, typer.Option("--config", "-c", help="gateway.toml")] = Path("gateway.toml"),
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    logs: Annotated[
+        str, typer.Option("--logs", help="json or text; by default text on a terminal, JSON lines elsewhere.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Serves until SIGTERM or SIGINT; then ends streams as `draining`, records that, and stops."""
-    from stepgrant_gateway.cli.logs import log_to_stderr
+    from stepgrant_gateway.cli.logs import Form, log_to_stderr
     from stepgrant_gateway.config import load_config
 
+    if logs not in {"", *(form.value for form in Form)}:
+        raise typer.BadParameter("json or text is wanted", param_hint="--logs")
     loaded = load_config(config)
-    log_to_stderr(verbose=verbose)
+    log_to_stderr(verbose=verbose, form=Form(logs) if logs else None)
     asyncio.run(_serve(loaded, as_json=as_json))
 
 

@@ -59,9 +59,12 @@ class ServerIdentity:
                 self._shown, self._failure = snapshot, None
         except Exception as error:  # noqa: BLE001 - an exception here is lost in gRPC's core, where nobody hears of it
             self._failure = f"the listener keeps its former certificate: {error}"
-            _log.error("%s", self._failure)
+            _log.error("%s", self._failure, extra={"event": "svid_not_shown"})
             return None
-        _log.info("The listener shows the SVID of %s, valid until %s", snapshot.spiffe_id, snapshot.not_after)
+        _log.info(
+            "The listener shows the SVID of %s, valid until %s", snapshot.spiffe_id, snapshot.not_after,
+            extra={"event": "svid_rotated"},
+        )  # fmt: skip
         return configuration
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -21,8 +20,6 @@ from stepgrant_gateway.rpc.status import CallLostError, UnauthenticatedError, ab
 
 HEALTH_SERVICE: Final = "/grpc.health.v1.Health/"
 """The one service that needs no more than the TLS handshake: it says whether the gateway is up, and nothing else."""
-
-_log = logging.getLogger(__name__)
 
 _Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -112,7 +109,6 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         return self._evidence.setdefault(key, evidence)
 
     def _refusal(self, method: str, reason: str) -> UnauthenticatedError:
-        _log.warning("Turned a caller of %s away: %s", method, reason)
         self._denied(method, reason)
         return UnauthenticatedError(reason)
 

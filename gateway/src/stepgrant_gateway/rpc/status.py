@@ -98,7 +98,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: BaseExceptio
         raise asyncio.CancelledError from error
     status, text, code = status_of(error)
     if status is grpc.StatusCode.INTERNAL:
-        _log.error("A call failed.", exc_info=error)
+        _log.error("A call failed.", exc_info=error, extra={"event": "call_failed"})
     metadata: tuple[tuple[str, str], ...] = ((ERROR_CODE_KEY, code),)
     if isinstance(error, OverloadedError) and error.retry_after is not None:
         metadata += ((RETRY_AFTER_KEY, str(error.retry_after // timedelta(milliseconds=1))),)
