@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import chart
+import fairness
 import idle_streams
 import many_policies
 import refusals
@@ -117,6 +118,8 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"\n{'':28}{'p50':>7}{'p99':>9}{'max':>9}{'samples':>9}   (us)")
     for name, one in report["spans_us"].items():
         lines.append(f"{name:28}{one['p50']:7}{one['p99']:9}{one['max']:9}{one['samples']:9}")
+    alone = {name: ratio for name, ratio in report["ratios"].items() if name not in report["measured"]}
+    lines += [f"{name:28}{ratio:7.2f}" for name, ratio in alone.items()]
     lines += [f"{name:28}{value:10}" for name, value in report["counts"].items()]
     machine = report["machine"]
     load = " and ".join(str(value) for value in machine["load"])
@@ -129,6 +132,7 @@ PARTS: Final[Mapping[str, Callable[[Path, Effort], Awaitable[Findings]]]] = {
     "refusals": refusals.measure,
     "policies": many_policies.measure,
     "idle": idle_streams.measure,
+    "fairness": fairness.measure,
 }
 
 

@@ -54,10 +54,16 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
     return {
         "p50": round(statistics.median(every)),
         "quartiles": [round(low), round(high)],
-        "p99": round(every[min(len(every) - 1, len(every) * 99 // 100)]),
+        "p99": round(percentile(every, 0.99)),
         "max": round(every[-1]),
         "samples": len(every),
     }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of them do not exceed."""
+    every = sorted(values)
+    return every[min(len(every) - 1, int(len(every) * share))]
 
 
 def _all(turns: Sequence[Sequence[float]]) -> list[float]:
@@ -69,6 +75,8 @@ class Findings:
     """What one part of a run has found, each by a name of its own."""
 
     duels: dict[str, Duel] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
+    """Of something else than medians of turns."""
     spans: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of what has no opponent."""
     counts: dict[str, float] = field(default_factory=dict)
@@ -77,13 +85,15 @@ class Findings:
     def add(self, other: Findings) -> None:
         """These as well."""
         self.duels |= other.duels
+        self.ratios |= other.ratios
         self.spans |= other.spans
         self.counts |= other.counts
 
     def document(self) -> dict[str, Any]:
         """What `--json` prints of it."""
+        ratios = {name: duel.ratio for name, duel in self.duels.items()} | self.ratios
         return {
-            "ratios": {name: round(duel.ratio, 3) for name, duel in self.duels.items()},
+            "ratios": {name: round(ratio, 3) for name, ratio in ratios.items()},
             "measured": {name: duel.summary() for name, duel in self.duels.items()},
             "spans_us": {name: spread(times) for name, times in self.spans.items()},
             "counts": {name: round(value, 3) for name, value in self.counts.items()},
