@@ -17,6 +17,7 @@ from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.quotas import Errand, Quotas
 from stepgrant_gateway.rpc.status import CallLostError, abort
 from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskStream
+from stepgrant_gateway.rpc.turns import Turns
 
 
 class AgentService(agent_pb2_grpc.AgentGatewayServicer):
@@ -31,6 +32,7 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
         self._clock = clock
         self._entropy = entropy
         self._quotas = quotas
+        self._turns = Turns(clock)
         self._listeners: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -48,7 +50,9 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
             await abort(context, CallLostError("draining", "this gateway stops and opens no tasks"))
         caller = current_caller()
         patience = partial(self._quotas.wait, Errand.DECLARE, caller.id)
-        stream = TaskStream(caller, self._tasks, self._speaker, self._clock, self._entropy(NONCE_BYTES), patience)
+        turn = partial(self._turns.of, caller.id)
+        nonce = self._entropy(NONCE_BYTES)
+        stream = TaskStream(caller, self._tasks, self._speaker, self._clock, nonce, patience, turn)
         call = self._live.enter(caller, stream.lose)
         stream.greet()
         listener = self._listen(stream, context)

@@ -46,6 +46,10 @@ OPEN_WITHIN: Final = timedelta(seconds=10)
 RETRY_AFTER: Final = timedelta(milliseconds=50)
 """When an overloaded stream may try again: a few commits of the ledger later."""
 
+AT_ONCE: Final = 32
+"""Declares and renewals of one identity that are worked on at once: as many as fill a group of the ledger's."""
+AT_WORK: Final = timedelta(seconds=1)
+"""For how long after its last Declare an identity counts among those that share."""
 MAX_IDENTITIES: Final = 16_384
 """Identities whose askings are counted apart, per errand; further ones share one bucket."""
 DECLARE_RATE: Final = Rate(per_second=200, burst=1_000)

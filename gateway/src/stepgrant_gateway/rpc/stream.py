@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
@@ -48,6 +50,9 @@ TAKEN_OVER: Final = "taken_over"
 Read = Callable[[], Awaitable[Any]]
 """The next AgentMessage, or `grpc.aio.EOF`."""
 
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+"""This workload's next turn: its Declares and Renews wait for one."""
+
 Patience = Callable[[], timedelta | None]
 """None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
 
@@ -65,7 +70,14 @@ class TaskStream:
     """Reads the agent's messages in order, lets the application handle them at once, and queues the answers."""
 
     def __init__(
-        self, caller: Caller, tasks: TaskOpener, speaker: Speaker, clock: Clock, nonce: bytes, patience: Patience
+        self,
+        caller: Caller,
+        tasks: TaskOpener,
+        speaker: Speaker,
+        clock: Clock,
+        nonce: bytes,
+        patience: Patience,
+        turn: Turn = nullcontext,
     ) -> None:
         self.outbox = Outbox(lambda: self.end(STREAM_BROKEN, "the gateway ended the stream on an error"))
         self._caller = caller
@@ -74,6 +86,7 @@ class TaskStream:
         self._clock = clock
         self._nonce = nonce
         self._patience = patience
+        self._turn = turn
         self.opening = False
         self._lease: Lease | None = None
         self._over: tuple[str, str] | None = None
@@ -231,6 +244,10 @@ class TaskStream:
             self.outbox.fail(error)
             self.break_off(error)
 
+    async def _in_turn(self, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> StepGranted | Denial:
+        async with self._turn():
+            return await decide()
+
     async def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
         try:
             request = wire.declare_of(message)
@@ -238,12 +255,12 @@ class TaskStream:
             self._answer(number, _invalid(error, message.step_id))
             return
         busy = self._busy(request.step_id)
-        self._answer(number, busy or await lease.declare(request))
+        self._answer(number, busy or await self._in_turn(partial(lease.declare, request)))
 
     async def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
         step_id = wire.ulid_field(message.step_id, "Renew.step_id")
         busy = self._busy(step_id)
-        self._answer(number, busy or await lease.renew(step_id))
+        self._answer(number, busy or await self._in_turn(partial(lease.renew, step_id)))
 
     async def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
         settled = await lease.report(wire.report_of(message))

@@ -13,7 +13,7 @@ from stepgrant.ids import ulid
 from stepgrant.v1 import agent_pb2, types_pb2
 from stepgrant_gateway.core.boundary import Outcome, StepEnded, TaskClosed
 from stepgrant_gateway.core.errors import UnrecordedError
-from stepgrant_gateway.rpc.limits import MAX_IN_FLIGHT, MAX_WAITING, OPEN_WITHIN
+from stepgrant_gateway.rpc.limits import AT_ONCE, MAX_IN_FLIGHT, MAX_WAITING, OPEN_WITHIN
 from tests.kit.agent import WAIT, Agent, declaring, opening
 from tests.kit.clock import START
 from tests.kit.face import AGENT, GATEWAY_ID, INSTANCE, STEP, TASK, Face, FakeLease, serving
@@ -151,8 +151,11 @@ async def test_more_declares_than_may_wait_are_overloaded_and_told_when_to_come_
     denied = (await opened.read()).denied
 
     assert (denied.code, denied.retry_after_ms) == ("overloaded", 50)
-    assert len(opened.lease.asked) == MAX_WAITING
+    assert len(opened.lease.asked) == AT_ONCE, "more than its turns are worked on"
     opened.lease.hold.set()
+    for _ in range(MAX_WAITING):
+        assert (await opened.read()).WhichOneof("message") == "granted"
+    assert len(opened.lease.asked) == MAX_WAITING
 
 
 async def test_requests_without_bound_end_the_stream(opened):
