@@ -69,13 +69,18 @@ class Load:
     clients: list[Client]
     verifier: Verifier
     numbers: Any
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """of the operator, which would ask more often than one may if nothing held it back"""
 
     async def run(self) -> None:
         """Works until everything fails; what fails is the gateway's death, and nothing else is caught."""
         workers = [self._agent(number, client) for number, client in enumerate(self.clients)]
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-            for worker in (*workers, self._operator(), self._held(self.clients[0])):
-                group.create_task(_until_gone(worker))
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as everybody:
+            operator = everybody.create_task(_until_gone(self._operator()))
+            async with asyncio.TaskGroup() as group:
+                for worker in (*workers, self._held(self.clients[0])):
+                    group.create_task(_until_gone(worker))
+            operator.cancel()
 
     async def _agent(self, number: int, client: Client) -> None:
         order = f"ord_agent00{number}"
@@ -93,6 +98,7 @@ class Load:
                         self._note(task, step, {"order_id": order, "amount": 1})
                         await self._redeem(resource, step.grant.grant_id)
                 self.told.hear()
+                self.turn.release()
 
     async def _redeem(self, resource: Any, grant_id: str) -> None:
         """Two uses of a grant that has one, at once, and the first of them asked for again."""
@@ -121,10 +127,10 @@ class Load:
                 await asyncio.Event().wait()
 
     async def _operator(self) -> None:
-        """Locks orders one after the other, and lifts every lock but each third."""
+        """Locks an order whenever an agent is through with a task, and lifts every lock but each third."""
         async with self.site.channel("operator/jo") as channel:
             operator = operator_pb2_grpc.OperatorStub(channel)
-            while True:
+            while await self.turn.acquire():
                 target = f"pg://orders/{LOCKED.format(self.numbers.randrange(LOCKED_ORDERS))}"
                 selector = types_pb2.Selector(tool="orders.get", target=target)
                 request = operator_pb2.SetLockRequest(selector=selector, reason="an incident")
