@@ -1,4 +1,4 @@
-"""Deadlines: any number of them, one timer on an injected clock."""
+"""Deadlines: any number of them, one timer on an injected clock. Many at once take turns with everything else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Final
 
 from stepgrant_gateway.core.ports import Clock, Timer
+
+AT_ONCE: Final = 256
+"""Deadlines that run in one turn of the loop, about 20 ms of it: what is due at the same instant must not stop the gateway."""
+TRIES: Final = 3
+"""Times that what is due is tried in all, if it fails. Then it is let be, and the log has said so each time."""
+TRY_AGAIN: Final = timedelta(seconds=1)
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +28,7 @@ class Deadline:
     when: timedelta
     order: int
     callback: Callable[[], None] | None = field(compare=False)
+    failed: int = field(compare=False, default=0)
 
     def cancel(self) -> None:
         """Let it not happen; harmless when it has."""
@@ -60,11 +68,23 @@ class Deadlines:
     def _run(self) -> None:
         self._armed = self._timer = None
         now = self._clock.monotonic()
-        while self._heap and self._heap[0].when <= now:
-            callback = heapq.heappop(self._heap).callback
-            if callback is not None:
+        ran = 0
+        while self._heap and self._heap[0].when <= now and ran < AT_ONCE:
+            deadline = heapq.heappop(self._heap)
+            if deadline.callback is not None:
+                ran += 1
                 try:
-                    callback()
+                    deadline.callback()
                 except Exception:
                     logger.exception("what was due failed; the other deadlines go on")
+                    self._again(deadline, now)
         self._arm()
+
+    def _again(self, deadline: Deadline, now: timedelta) -> None:
+        """A bug must not stop the others, nor be tried for ever."""
+        deadline.failed += 1
+        if deadline.failed < TRIES:
+            deadline.when = now + TRY_AGAIN
+            heapq.heappush(self._heap, deadline)
+        else:
+            logger.error("what was due has failed %d times and is let be", TRIES)

@@ -102,9 +102,10 @@ class ChainWriter:
         for index, batch in enumerate(batches):
             try:
                 made, sealed = self._chain(head, batch)
-            except EventInvalidError as error:
+            except Exception as error:  # noqa: BLE001 - one batch that nothing can be made of must not keep the others out
                 # Without its cause, which may quote a value.
-                logger.error("a batch of %d events cannot be recorded as it is: %s", len(batch), error)  # noqa: TRY400
+                what = error if isinstance(error, EventInvalidError) else type(error).__name__
+                logger.error("a batch of %d events cannot be recorded as it is: %s", len(batch), what)  # noqa: TRY400
                 invalid.add(index)
                 sequences.append(None)
                 continue

@@ -1,8 +1,9 @@
 """Deadlines on one timer."""
 
 from datetime import timedelta
+from functools import partial
 
-from stepgrant_gateway.app.expiry import Deadlines
+from stepgrant_gateway.app.expiry import AT_ONCE, TRIES, TRY_AGAIN, Deadlines
 from tests.kit.clock import ManualClock
 
 
@@ -25,7 +26,7 @@ def test_a_deadline_is_kept_however_the_wall_clock_is_set() -> None:
     assert happened == ["due"]
 
 
-def test_one_that_fails_does_not_keep_the_others_from_happening() -> None:
+def test_ds_10_one_that_fails_does_not_keep_the_others_from_happening() -> None:
     """INV-04: a grant expires whatever goes wrong with another."""
     clock, happened = ManualClock(), []
     deadlines = Deadlines(clock)
@@ -38,3 +39,45 @@ def test_one_that_fails_does_not_keep_the_others_from_happening() -> None:
     deadlines.at(clock.now() + timedelta(seconds=2), lambda: happened.append("second"))
     clock.advance(timedelta(seconds=3))
     assert happened == ["first", "second"]
+
+
+def test_ds_10_what_fails_is_tried_a_few_times_and_then_let_be() -> None:
+    clock, tried = ManualClock(), []
+    deadlines = Deadlines(clock)
+
+    def fail() -> None:
+        tried.append(clock.monotonic())
+        raise RuntimeError("a bug")
+
+    deadlines.at(clock.now(), fail)
+    clock.advance(TRY_AGAIN * TRIES * 2)
+
+    assert tried == [TRY_AGAIN * number for number in range(TRIES)]
+
+
+def test_ds_10_what_succeeds_at_the_second_try_has_happened_once() -> None:
+    clock, tried = ManualClock(), []
+    deadlines = Deadlines(clock)
+
+    def fail_once() -> None:
+        tried.append(clock.monotonic())
+        if len(tried) == 1:
+            raise RuntimeError("a passing failure")
+
+    deadlines.at(clock.now(), fail_once)
+    clock.advance(TRY_AGAIN * TRIES)
+
+    assert len(tried) == 2
+
+
+def test_ds_06_what_is_due_at_one_instant_lets_the_others_have_their_turn() -> None:
+    """INV-05: all of it happens at its time all the same."""
+    clock, happened = ManualClock(), []
+    deadlines = Deadlines(clock)
+    for number in range(3 * AT_ONCE):
+        deadlines.at(clock.now() + timedelta(seconds=1), partial(happened.append, number))
+    clock.call_at(timedelta(seconds=1), lambda: happened.append("other"))
+    clock.advance(timedelta(seconds=1))
+
+    assert happened.index("other") == AT_ONCE
+    assert [one for one in happened if one != "other"] == list(range(3 * AT_ONCE))

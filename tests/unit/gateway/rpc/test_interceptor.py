@@ -66,7 +66,7 @@ def test_the_face_serves_every_method_of_the_protocol():
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-async def test_an_unverified_peer_is_unauthenticated_at_every_method(face, method):
+async def test_tr_02_an_unverified_peer_is_unauthenticated_at_every_method(face, method):
     """INV-11: everything fails closed; one test for each RPC there is, so a new one cannot be forgotten."""
     face.peer = InvalidSvidError("the chain does not verify")
 
@@ -75,6 +75,18 @@ async def test_an_unverified_peer_is_unauthenticated_at_every_method(face, metho
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert "does not verify" in details
     assert face.denied[0][0].endswith(method.name)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+async def test_tr_02_what_an_unverified_peer_says_is_not_even_read(face, method):
+    """INV-11: what is no message at all is refused for whom it is from, before anybody looks at it."""
+    face.peer = InvalidSvidError("the chain does not verify")
+    path = f"/{method.containing_service.full_name}/{method.name}"
+
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await face.channel.stream_stream(path)(iter((b"\xff" * 100,)), timeout=5).read()
+
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
