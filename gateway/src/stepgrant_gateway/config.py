@@ -25,6 +25,7 @@ from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
+from stepgrant_gateway.tracing import TracingSettings
 from stepgrant_gateway.web.settings import MetricsSettings
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
@@ -60,6 +61,7 @@ class Config:
     inputs: InputSettings
     limits: LimitSettings
     metrics: MetricsSettings
+    tracing: TracingSettings
     insecure: tuple[str, ...]
 
 
@@ -70,6 +72,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = {
     "inputs": InputSettings,
     "limits": LimitSettings,
     "metrics": MetricsSettings,
+    "tracing": TracingSettings,
 }
 
 

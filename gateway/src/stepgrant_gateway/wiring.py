@@ -57,6 +57,7 @@ from stepgrant_gateway.storage.opening import make_sealer, open_ledger
 from stepgrant_gateway.system import SystemClock, identity_source, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
+from stepgrant_gateway.tracing import Tracing, begin_tracing
 from stepgrant_gateway.web.metrics import Metrics
 
 DRAIN_GRACE: Final = 2.0
@@ -113,11 +114,15 @@ class Gateway:
         """
         world = world or World(SystemClock(), system_entropy, identity_source(config.identity, os.environ))
         metrics = None if config.metrics.address is None else Metrics()
-        world = world if metrics is None else replace(world, observer=metrics)
         async with AsyncExitStack() as stack:
             stack.callback(world.identity.close)
             await _require_own_identity(config, world.identity)
             instance_id = ulid(world.clock.now(), world.entropy(ULID_RANDOM_BYTES))
+            observer = metrics or world.observer
+            tracing = begin_tracing(config.tracing, instance_id, observer)
+            if tracing is not None:
+                stack.push_async_callback(tracing.close)
+            world = replace(world, observer=tracing or observer)
             application = await _application(config, world, instance_id, stack)
             port, oversight = await _face(config, world, instance_id, application, metrics, stack)
             _log.info(
@@ -264,7 +269,8 @@ async def _face(
     )
     speaker = Speaker(str(config.gateway.issuer), instance_id, limits)
     quotas = quotas_of(config.limits, clock, world.observer)
-    agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas)
+    adopt = world.observer.adopt if isinstance(world.observer, Tracing) else None
+    agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas, adopt)
     operators = frozenset(str(operator) for operator in config.gateway.operators)
 
     def tail(after: int, follow: bool) -> AsyncIterator[Record]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
+from stepgrant.spans import traceparent
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.probe import PinnedServer, grpc_channel_credentials, probe_server, recheck_server
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
@@ -58,7 +59,7 @@ class Link:
 
     def stream(self) -> StreamCall:
         """A fresh `PerformTask` call."""
-        return AgentGatewayStub(self.channel).PerformTask(None)
+        return AgentGatewayStub(self.channel).PerformTask(None, metadata=traceparent())
 
 
 class Links:

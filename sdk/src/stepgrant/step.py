@@ -18,6 +18,7 @@ from stepgrant.errors import Denial, DenialCode, Denied, MisuseError, Revoked, S
 from stepgrant.grant import LEEWAY
 from stepgrant.intent import digest, from_python
 from stepgrant.session import Session, StepIntent
+from stepgrant.spans import StepSpan
 
 if TYPE_CHECKING:
     from stepgrant.dpop import InstanceKey
@@ -81,6 +82,7 @@ class Step:
         self._cancelled_by_us = False
         self._outer_cancels = 0
         self._current: Token[Step | None] | None = None
+        self._span: StepSpan | None = None
 
     def __repr__(self) -> str:
         """Tool and id; never the token or an argument."""
@@ -157,6 +159,8 @@ class Step:
         if self._body is not None:
             self._outer_cancels = self._body.cancelling()
         self._current = CURRENT_STEP.set(self)
+        if self._span is not None:
+            self._span.enter()
         return self
 
     async def __aexit__(
@@ -165,6 +169,8 @@ class Step:
         """Reports how the body came out, also when it was cancelled."""
         if self._current is not None:
             leave(CURRENT_STEP, self._current)
+        if self._span is not None:
+            self._span.leave()
         ours = self._uncancel()
         body, self._body = self._body, None
         revoked = self._ended
@@ -183,9 +189,14 @@ class Step:
                 f"{self._intent.tool} was called on another event loop than the one that its task was opened on: "
                 "open the task inside the `asyncio.run` that calls it"
             )
-        answer = await self._session.declare(self._intent)
-        if isinstance(answer, Denial):
-            raise Denied(answer, what=f"step {self._intent.tool}")
+        self._span = StepSpan(self._intent.tool, self._intent.step_id)
+        try:
+            answer = await self._session.declare(self._intent)
+            if isinstance(answer, Denial):
+                raise Denied(answer, what=f"step {self._intent.tool}")
+        except BaseException as error:
+            self._span.end(error.denial.code.value if isinstance(error, Denied) else type(error).__name__)
+            raise
         end = self._session.ended(self._intent.step_id)
         if end.done():
             revoked = self._revoked(end.result())
@@ -212,6 +223,8 @@ class Step:
                 error_class=failure,
             )
         )
+        if self._span is not None:
+            self._span.end(failure if self._ended is None else self._ended.code)
         try:
             await asyncio.shield(report)
         except StepgrantError as lost:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
@@ -19,13 +20,17 @@ from stepgrant_gateway.rpc.status import CallLostError, abort
 from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskStream
 from stepgrant_gateway.rpc.turns import Turns
 
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
+
 
 class AgentService(agent_pb2_grpc.AgentGatewayServicer):
     """Serves one task a stream. When the stream ends, however it does, its lease has ended before anything else."""
 
     def __init__(
-        self, tasks: TaskOpener, speaker: Speaker, live: LiveCalls, clock: Clock, entropy: Entropy, quotas: Quotas
-    ) -> None:
+        self, tasks: TaskOpener, speaker: Speaker, live: LiveCalls, clock: Clock, entropy: Entropy, quotas: Quotas,
+        adopt: Callable[[Metadata], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`adopt` is given the metadata of each stream, in the stream's own context: for spans, which decide nothing."""
         self._tasks = tasks
         self._speaker = speaker
         self._live = live
@@ -33,6 +38,7 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
         self._entropy = entropy
         self._quotas = quotas
         self._turns = Turns(clock)
+        self._adopt = adopt
         self._listeners: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -48,6 +54,8 @@ class AgentService(agent_pb2_grpc.AgentGatewayServicer):
         """One stream of one agent, from challenge to end (agent.proto)."""
         if self._draining:
             await abort(context, CallLostError("draining", "this gateway stops and opens no tasks"))
+        if self._adopt is not None:
+            self._adopt(context.invocation_metadata() or ())
         caller = current_caller()
         patience = partial(self._quotas.wait, Errand.DECLARE, caller.id)
         turn = partial(self._turns.of, caller.id)
