@@ -5,7 +5,7 @@ LOCKED := .venv/.locked
 
 CRASHES ?= 500
 
-.PHONY: help setup demo test test-slow crash lint guards proto proto-check lock agentdojo bench clean
+.PHONY: help setup demo test test-slow crash lint guards proto proto-check lock agentdojo bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,7 +55,11 @@ agentdojo: setup ## AgentDojo's banking suite through a running gateway
 
 bench: setup ## microbenchmarks of the parts, then decisions between real processes against bare gRPC
 	@$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
-	@$(BIN)/python benchmarks/decision_latency.py
+	@mkdir -p .cache
+	@$(BIN)/python benchmarks/decision_latency.py --chart .cache/bench.svg
+
+soak: setup ## an hour at half load, with a report in docs/soak.md: does anything grow?
+	@$(BIN)/python benchmarks/soak.py --report docs/soak.md
 
 clean: ## removes the environments and caches
 	rm -rf .venv .venv-* .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,7 +16,7 @@ EVERY_SECONDS: Final = 0.02
 """Between two looks at the event loop."""
 OURS: Final = ("stepgrant", "grpc", "asyncio", "_asyncio")
 """First parts of the modules whose objects are counted."""
-COMMONEST: Final = 40
+COMMONEST: Final = 25
 
 
 class Lag:

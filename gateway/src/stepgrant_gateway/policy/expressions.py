@@ -32,14 +32,16 @@ class Entity:
 
 def depth(value: Any) -> int:
     """Levels of nested JSON, counted without recursion."""
-    deepest, pending = 0, [(value, 1)]
-    while pending:
-        item, level = pending.pop()
-        deepest = max(deepest, level)
-        if isinstance(item, Mapping):
-            pending.extend((member, level + 1) for member in item.values())
-        elif isinstance(item, list):
-            pending.extend((member, level + 1) for member in item)
+    deepest, row = 0, [value]
+    while row:
+        deepest += 1
+        below: list[Any] = []
+        for item in row:
+            if isinstance(item, dict):
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+        row = below
     return deepest
 
 
@@ -48,7 +50,7 @@ def walk(node: Any) -> Iterator[Node]:
     pending = [node]
     while pending:
         item = pending.pop()
-        if isinstance(item, Mapping):
+        if isinstance(item, dict):  # As JSON is read; asking for a Mapping takes most of the time of a large set.
             yield item
             pending.extend(item.values())
         elif isinstance(item, list):

@@ -74,6 +74,7 @@ def _load(files: Mapping[str, bytes]) -> _Loaded:
     findings: list[Finding] = []
     warnings: list[Finding] = []
     policy = catalog = None
+    count = count_cases(files)
     try:
         catalog = load_catalog(files)
     except PolicyRefusedError as error:
@@ -89,7 +90,7 @@ def _load(files: Mapping[str, bytes]) -> _Loaded:
         findings += _validated(statements, schema, findings)
         warnings += [*catalog.warnings, *check_needless_unbound(statements, annotations, catalog, vocabulary)]
         if not findings:
-            policy = _assemble(files, catalog, schema, vocabulary, statements, annotations)
+            policy = _assemble(files, catalog, schema, vocabulary, statements, annotations, count)
             warnings += _unopened(policy)
             findings += run_cases(files, policy)
     report = CheckReport(
@@ -98,7 +99,7 @@ def _load(files: Mapping[str, bytes]) -> _Loaded:
         task_types=len(catalog.task_types) if catalog is not None else 0,
         tools=len(catalog.tools) if catalog is not None else 0,
         policies=len(statements),
-        cases=count_cases(files),
+        cases=count,
         digest=directory_digest(files),
     )
     return _Loaded(policy if not findings else None, report)
@@ -123,6 +124,7 @@ def _assemble(
     vocabulary: Vocabulary,
     statements: tuple[Statement, ...],
     annotations: Mapping[int, Annotations],
+    cases: int,
 ) -> LoadedPolicySet:
     rules = []
     reach: dict[str, set[str]] = {name: set() for name in catalog.task_types}
@@ -136,7 +138,7 @@ def _assemble(
                 reach[name] |= actions_of(statement.document, vocabulary)
     evaluator = Evaluator(tuple(rules), build_index(statements), schema, derive_schema(catalog, partial=True))
     reachable = {name: frozenset(actions) for name, actions in reach.items()}
-    return LoadedPolicySet(directory_digest(files), catalog, evaluator, reachable, count_cases(files))
+    return LoadedPolicySet(directory_digest(files), catalog, evaluator, reachable, cases)
 
 
 def _unopened(policy: LoadedPolicySet) -> list[Finding]:
