@@ -26,6 +26,7 @@ from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.limits import DECLARE_RATE
 from stepgrant_gateway.rpc.quotas import Errand, Quotas
 from stepgrant_gateway.rpc.stream import Speaker, TaskStream
+from stepgrant_gateway.rpc.turns import Turns
 from tests.kit.agent import declaring, opening
 from tests.kit.desk import PARAMETERS
 from tests.kit.face import GATEWAY_ID, INSTANCE, LIMITS
@@ -46,7 +47,9 @@ class Talker:
         peer = built.peer(workload)
         patience = partial(quotas.wait, Errand.DECLARE, workload)
         speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
-        self.stream = TaskStream(Caller(peer, {}), built.tasks, speaker, built.clock, NONCE, patience)
+        self.stream = TaskStream(
+            Caller(peer, {}), built.tasks, speaker, built.clock, NONCE, patience, Turns(built.clock)
+        )
         self.built = built
         self.asked: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
         self.answers: Counter[str] = Counter()

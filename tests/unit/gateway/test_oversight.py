@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from stepgrant.grant import LEEWAY
-from stepgrant_gateway.app.recording import BOUND
+from stepgrant_gateway.app.recording import BOUND, GATHERING
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
@@ -72,6 +72,7 @@ async def test_a_ledger_that_fails_is_a_trouble_until_it_records_again():
         with pytest.raises(UnrecordedError):
             await seen.heart.while_time_passes(receipt.durable())
         seen.heart.journal.record_end(stopped(seen))
+        seen.heart.clock.advance(GATHERING)
         await turns(lambda: seen.heart.journal.trouble is not None)
         assert await seen.troubles() == {"ledger"}
 
@@ -85,6 +86,7 @@ async def test_a_ledger_that_hangs_is_a_trouble_once_it_is_past_its_bound():
     async with overseen(store) as seen:
         store.block()
         receipt = seen.heart.journal.record_end(stopped(seen))
+        seen.heart.clock.advance(GATHERING)
         assert await asyncio.to_thread(store.entered.wait, 10)
         assert await seen.troubles() == set()
         seen.heart.clock.advance(BOUND + timedelta(milliseconds=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from datetime import datetime
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.grants import LINGER, STEP_MAX_AGE
 from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, Receipt
 from stepgrant_gateway.core.recorded import denied, granted
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
 
@@ -71,8 +72,10 @@ class Granting:
         self._delivery = delivery
         self._observer = observer
 
-    async def declare(self, task: Task, declared: DeclareStep) -> StepGranted | Denial:
+    def declare(self, task: Task, declared: DeclareStep) -> Awaitable[StepGranted | Denial]:
         """The grant of a new step; the same intent under the same id gets the same grant, never another.
+
+        Decided, and given to the ledger, when this returns; what is awaited is that it is durable.
 
         Raises:
             StepExistsError: another intent stands under this id.
@@ -83,18 +86,29 @@ class Granting:
         sha256 = intent_digest(document, declared)
         known = task.steps.get(declared.step_id)
         if known is not None:
-            return await self._again(known, sha256)
+            return self._again(known, sha256)
         if len(task.steps) >= MAX_STEPS:
-            return denial(limit(f"a task has at most {MAX_STEPS} steps.", "open another task."), "", declared.step_id)
+            full = limit(f"a task has at most {MAX_STEPS} steps.", "open another task.")
+            return _said(denial(full, "", declared.step_id))
         now = self._clock.now()
         step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None, task.peer)
         known_tool = "" if call is NO_PERMIT else declared.tool
         step.course = course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
         step.first_answer = asyncio.get_running_loop().create_future()
         task.steps[declared.step_id] = step
-        first = step.first_answer
         try:
-            answer = await self._answer(task, step, call, now, document)
+            rest = self._answer(task, step, call, now, document)
+        except BaseException:
+            step.first_answer.cancel()
+            raise
+        return self._first_answer(step, step.first_answer, course, rest)
+
+    async def _first_answer(
+        self, step: Step, first: asyncio.Future[StepGranted | Denial], course: Course,
+        rest: Awaitable[StepGranted | Denial],
+    ) -> StepGranted | Denial:  # fmt: skip
+        try:
+            answer = await rest
             first.set_result(answer)
             self._answered(step, course, answer)
             if isinstance(answer, StepGranted):
@@ -152,16 +166,16 @@ class Granting:
         call = policy.catalog.prepare_call(declared.tool, declared.arguments)
         return Refused(call.code, call.reason, call.next, call.argument) if isinstance(call, Denial) else call
 
-    async def _answer(
+    def _answer(
         self, task: Task, step: Step, call: Call | Refused, now: datetime, document: dict[str, Json]
-    ) -> StepGranted | Denial:
+    ) -> Awaitable[StepGranted | Denial]:
         if isinstance(call, Refused):
-            return await self._deny(task, step, Rejected(call), document, None)
+            return self._deny(task, step, Rejected(call), document, None)
         misplaced = place(task, step, call)
         decided = self._decide(task, step, call, now) if misplaced is None else Rejected(misplaced)
         if isinstance(decided, Rejected):
-            return await self._deny(task, step, decided, document, call)
-        return await self._grant(task, step, call, decided, document)
+            return self._deny(task, step, decided, document, call)
+        return self._grant(task, step, call, decided, document)
 
     def _decide(self, task: Task, step: Step, call: Call, now: datetime) -> Decided | Rejected:
         if self._state.latest is not None and now < self._state.latest - LEEWAY:
@@ -182,9 +196,9 @@ class Granting:
             ids = {"task": course.task_id, "step": course.step_id, "decision": answer.decision_id}
             logger.debug("%s: %s", course.boundary.value, code or "granted", extra={"event": "decided", **ids})
 
-    async def _grant(
+    def _grant(
         self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]
-    ) -> StepGranted | Denial:
+    ) -> Awaitable[StepGranted | Denial]:
         now = decided.question.now
         step.state, _ = advance(step.state, StepInput.GRANT)
         step.call, step.target, step.question = call, call.target, decided.question
@@ -200,8 +214,14 @@ class Granting:
             "labels": sorted(call.tool.labels),
             "deltas": {name: str(amount) for name, amount in call.deltas.items()},
         }
+        recorded = self._record(EventType.STEP_GRANTED, task, step, call, data, document, decided.question)
+        return self._granted(task, step, call, grant, now, recorded)
+
+    async def _granted(
+        self, task: Task, step: Step, call: Call, grant: LiveGrant, now: datetime, recorded: Awaitable[None]
+    ) -> StepGranted | Denial:
         try:
-            await self._record(EventType.STEP_GRANTED, task, step, call, data, document, decided.question)
+            await recorded
         except UnrecordedError:
             return self._undelivered(task, step, call, grant, now)
         return self._delivery.deliver(task, step, call, grant)
@@ -260,10 +280,10 @@ class Granting:
             )
         return denial(UNRECORDED, grant.decision_id, step.key[1])
 
-    async def _deny(
+    def _deny(
         self, task: Task, step: Step, rejected: Rejected, document: dict[str, Json], call: Call | None, *,
         renewal: bool = False,
-    ) -> Denial:  # fmt: skip
+    ) -> Awaitable[Denial]:  # fmt: skip
         refused, decision_id = rejected.refused, ulid(self._clock.now(), self._entropy(ULID_RANDOM_BYTES))
         task.denials += 1
         if not renewal:
@@ -271,19 +291,16 @@ class Granting:
             step.code, step.reason = refused.code.value, refused.reason
             step.slim()
         data = {"tool": step.declared.tool, "renewal": renewal, **denied(refused, decision_id=decision_id)}
-        try:
-            await self._record(EventType.STEP_DENIED, task, step, call, data, document, rejected.question)
-        except UnrecordedError:
-            return denial(UNRECORDED, decision_id, step.key[1])
-        return denial(refused, decision_id, step.key[1])
+        recorded = self._record(EventType.STEP_DENIED, task, step, call, data, document, rejected.question)
+        return _denied(denial(refused, decision_id, step.key[1]), recorded)
 
-    async def _record(
+    def _record(
         self, kind: EventType, task: Task, step: Step, call: Call | None, data: dict[str, Any],
         document: dict[str, Json], question: Question | None,
-    ) -> None:  # fmt: skip
-        """Waits until the decision is durable.
+    ) -> Awaitable[None]:  # fmt: skip
+        """Gives the decision to the ledger; what is awaited is that it is durable.
 
-        Raises:
+        Raises, when awaited:
             UnrecordedError: it is not, and will not be.
         """
         whole = {
@@ -300,7 +317,10 @@ class Granting:
         unknown = call.sensitive if call is not None else frozenset(arguments if isinstance(arguments, dict) else ())
         now = question.now if question is not None else self._clock.now()
         event = Event(kind, now, whole, {**document, **context}, task.parameters.sensitive | unknown)
-        await self._journal.record(event).durable()
+        return self._durable(step, now, self._journal.record(event))
+
+    async def _durable(self, step: Step, now: datetime, receipt: Receipt) -> None:
+        await receipt.durable()
         if step.course is not None:
             step.course.recorded = self._clock.monotonic()
         self._state.latest = max(now, self._state.latest or now)
@@ -313,3 +333,15 @@ class Granting:
         if step.live and step.held.answer is not None:
             return step.held.answer
         return answer if isinstance(answer, Denial) else over(step)
+
+
+async def _denied(answer: Denial, recorded: Awaitable[None]) -> Denial:
+    try:
+        await recorded
+    except UnrecordedError:
+        return denial(UNRECORDED, answer.decision_id, answer.step_id)
+    return answer
+
+
+async def _said(answer: Denial) -> Denial:
+    return answer

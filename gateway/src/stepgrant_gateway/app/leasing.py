@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from stepgrant.errors import Denial, ProtocolError, TaskClosedError
@@ -54,15 +54,15 @@ class TaskLease:
         """What the task is taken up with when this stream has ended, or instead of it: 32 bytes; earlier ones are void."""
         return self._resuming.issue(self._task)
 
-    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
-        """The grant of a step, or why not.
+    def declare(self, request: DeclareStep) -> Awaitable[StepGranted | Denial]:
+        """The grant of a step, or why not. Decided when this returns; what is awaited is that it is durable.
 
         Raises:
             StepExistsError: another intent was declared under this id.
             TaskClosedError: the task is over.
         """
         self._require_open()
-        return await self._granting.declare(self._task, request)
+        return self._granting.declare(self._task, request)
 
     async def renew(self, step_id: str) -> StepGranted | Denial:
         """A fresh grant by a fresh decision, or why not (invariant 6).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from stepgrant.errors import Denial
@@ -30,8 +30,8 @@ class Lease(Protocol):
     def resume_token(self) -> bytes:
         """A fresh token to take the task up again; earlier ones are void."""
 
-    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
-        """Decides on a step."""
+    def declare(self, request: DeclareStep) -> Awaitable[StepGranted | Denial]:
+        """Decides on a step, at once; the answer comes when it is durable."""
 
     async def report(self, request: ReportStep) -> StepSettled:
         """Ends a step as the agent says."""

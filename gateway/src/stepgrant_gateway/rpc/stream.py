@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -39,6 +38,7 @@ from stepgrant_gateway.rpc.limits import (
 )
 from stepgrant_gateway.rpc.outbox import Outbox
 from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError, UnauthenticatedError
+from stepgrant_gateway.rpc.turns import Turns
 
 STREAM_LOST: Final = "stream_lost"
 """The code that an ended stream lets go of its task with: for a moment, another may take it up."""
@@ -49,9 +49,6 @@ TAKEN_OVER: Final = "taken_over"
 
 Read = Callable[[], Awaitable[Any]]
 """The next AgentMessage, or `grpc.aio.EOF`."""
-
-Turn = Callable[[], AbstractAsyncContextManager[None]]
-"""This workload's next turn: its Declares and Renews wait for one."""
 
 Patience = Callable[[], timedelta | None]
 """None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
@@ -77,7 +74,7 @@ class TaskStream:
         clock: Clock,
         nonce: bytes,
         patience: Patience,
-        turn: Turn = nullcontext,
+        turns: Turns,
     ) -> None:
         self.outbox = Outbox(lambda: self.end(STREAM_BROKEN, "the gateway ended the stream on an error"))
         self._caller = caller
@@ -86,7 +83,7 @@ class TaskStream:
         self._clock = clock
         self._nonce = nonce
         self._patience = patience
-        self._turn = turn
+        self._turns = turns
         self.opening = False
         self._lease: Lease | None = None
         self._over: tuple[str, str] | None = None
@@ -216,11 +213,11 @@ class TaskStream:
             case "declare":
                 if self._too_often(number, message.declare.step_id):
                     return
-                self._spawn(self._declare(lease, number, message.declare), waits=True)
+                self._declare(lease, number, message.declare)
             case "renew":
                 if self._too_often(number, message.renew.step_id):
                     return
-                self._spawn(self._renew(lease, number, message.renew), waits=True)
+                self._renew(lease, number, message.renew)
             case "report":
                 self._spawn(self._report(lease, number, message.report), waits=False)
             case _:
@@ -244,23 +241,52 @@ class TaskStream:
             self.outbox.fail(error)
             self.break_off(error)
 
-    async def _in_turn(self, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> StepGranted | Denial:
-        async with self._turn():
-            return await decide()
-
-    async def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
+    def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
+        """Decided here and now: only the answer, which waits for the ledger, is left to a handler."""
         try:
             request = wire.declare_of(message)
         except ArgumentsInvalidError as error:
             self._answer(number, _invalid(error, message.step_id))
             return
         busy = self._busy(request.step_id)
-        self._answer(number, busy or await self._in_turn(partial(lease.declare, request)))
+        if busy is not None:
+            self._answer(number, busy)
+        else:
+            self._decide(number, partial(lease.declare, request))
 
-    async def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
+    def _decide(self, number: int, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> None:
+        turn = self._turns.begin(self._caller.id)
+        if turn is None:
+            self._spawn(self._decided(number, self._begun(decide)), waits=True)
+        else:
+            self._spawn(self._in_turn(number, turn, decide), waits=True)
+
+    def _begun(self, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> Awaitable[StepGranted | Denial]:
+        try:
+            return decide()
+        except BaseException:
+            self._turns.leave(self._caller.id)
+            raise
+
+    async def _in_turn(
+        self, number: int, turn: asyncio.Future[None], decide: Callable[[], Awaitable[StepGranted | Denial]]
+    ) -> None:
+        await self._turns.wait(self._caller.id, turn)
+        await self._decided(number, self._begun(decide))
+
+    async def _decided(self, number: int, answer: Awaitable[StepGranted | Denial]) -> None:
+        try:
+            self._answer(number, await answer)
+        finally:
+            self._turns.leave(self._caller.id)
+
+    def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
         step_id = wire.ulid_field(message.step_id, "Renew.step_id")
         busy = self._busy(step_id)
-        self._answer(number, busy or await self._in_turn(partial(lease.renew, step_id)))
+        if busy is not None:
+            self._answer(number, busy)
+        else:
+            self._decide(number, partial(lease.renew, step_id))
 
     async def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
         settled = await lease.report(wire.report_of(message))
@@ -310,7 +336,7 @@ class TaskStream:
         return True
 
     def _busy(self, step_id: str) -> Denial | None:
-        if self._waiting <= MAX_WAITING:
+        if self._waiting < MAX_WAITING:
             return None
         reason = f"more than {MAX_WAITING} requests of this task wait for an answer"
         return Denial(

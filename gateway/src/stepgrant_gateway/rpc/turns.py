@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from stepgrant_gateway.core.ports import Clock
@@ -28,27 +26,27 @@ class Turns:
         self._busy: dict[str, int] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
-    @asynccontextmanager
-    async def of(self, identity: str) -> AsyncIterator[None]:
-        """One turn of an identity, when it has one."""
+    def begin(self, identity: str) -> asyncio.Future[None] | None:
+        """None: a turn of this identity has begun. Else what to `wait` for. Either way `leave` ends it."""
         self._see(identity)
-        if self._busy.get(identity, 0) >= self._share():
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(identity, deque()).append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave(identity)  # It was ours already.
-                raise
-        else:
+        if self._busy.get(identity, 0) < self._share():
             self._busy[identity] = self._busy.get(identity, 0) + 1
-        try:
-            yield
-        finally:
-            self._leave(identity)
+            return None
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(identity, deque()).append(turn)
+        return turn
 
-    def _leave(self, identity: str) -> None:
+    async def wait(self, identity: str, turn: asyncio.Future[None]) -> None:
+        """Until the turn has begun. When this raises, there is nothing to leave."""
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(identity)  # It was ours already.
+            raise
+
+    def leave(self, identity: str) -> None:
+        """A turn is over."""
         self._busy[identity] -= 1
         waiting = self._waiting.get(identity, deque())
         while waiting and self._busy[identity] < self._share():

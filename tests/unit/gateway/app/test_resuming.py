@@ -212,13 +212,13 @@ async def test_a_lease_that_was_taken_over_is_void() -> None:
         step = await built.granted(first, "orders.get", ORDER)
         second = await built.taken(first.resume_token())
         for work in (
-            first.declare(built.intent("orders.get", ORDER)),
-            first.renew(step.step_id),
-            first.report(ReportStep(step.step_id, Outcome.FAILED, None, "")),
-            first.close(Outcome.FAILED),
+            lambda: first.declare(built.intent("orders.get", ORDER)),
+            lambda: first.renew(step.step_id),
+            lambda: first.report(ReportStep(step.step_id, Outcome.FAILED, None, "")),
+            lambda: first.close(Outcome.FAILED),
         ):
             with pytest.raises(TaskClosedError, match="taken over"):
-                await work
+                await work()
         lose(first)
         first.lost("stream_broken", "an error")
         assert [view.state for view in built.operating.steps(second.opened.task_id)] == ["granted"]

@@ -9,6 +9,7 @@ from stepgrant_gateway.core.boundary import StepEnded
 from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.limits import MAX_OUTBOX
 from stepgrant_gateway.rpc.stream import STREAM_BROKEN, Speaker, TaskStream
+from stepgrant_gateway.rpc.turns import Turns
 from tests.kit.agent import opening
 from tests.kit.clock import START, ManualClock
 from tests.kit.face import AGENT, GATEWAY_ID, INSTANCE, LIMITS, STEP, FakeTasks
@@ -20,7 +21,8 @@ async def test_the_lease_of_an_agent_that_does_not_read_ends_although_nothing_ca
     """INV-05: what the gateway takes for gone holds nothing any more."""
     tasks = FakeTasks()
     speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
-    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, ManualClock(), NONCE, lambda: None)
+    clock = ManualClock()
+    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, clock, NONCE, lambda: None, Turns(clock))
     messages: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
     messages.put_nowait(agent_pb2.AgentMessage(request=1, open=opening(NONCE)))
     listening = asyncio.get_running_loop().create_task(stream.listen(messages.get))

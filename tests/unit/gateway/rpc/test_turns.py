@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
 from stepgrant_gateway.rpc.limits import AT_ONCE, AT_WORK
@@ -11,6 +12,18 @@ from stepgrant_gateway.rpc.turns import Turns
 from tests.kit.clock import ManualClock
 
 FLOOD, ME = "spiffe://acme.org/flood", "spiffe://acme.org/me"
+
+
+@asynccontextmanager
+async def turn_of(turns: Turns, identity: str) -> AsyncIterator[None]:
+    """One turn, from its beginning to its end."""
+    turn = turns.begin(identity)
+    if turn is not None:
+        await turns.wait(identity, turn)
+    try:
+        yield
+    finally:
+        turns.leave(identity)
 
 
 class Requests:
@@ -35,7 +48,7 @@ class Requests:
         await settle()
 
     async def _one(self, number: int) -> None:
-        async with self._turns.of(self._identity):
+        async with turn_of(self._turns, self._identity):
             self.at_work.append(number)
             await self._ends[number].wait()
 
@@ -72,13 +85,13 @@ async def test_everybody_has_one_turn_however_many_there_are():
     turns = Turns(ManualClock())
     async with AsyncExitStack() as stack:
         for number in range(3 * AT_ONCE):
-            await stack.enter_async_context(turns.of(f"{ME}/{number}"))
+            await stack.enter_async_context(turn_of(turns, f"{ME}/{number}"))
 
 
 async def test_who_has_not_asked_for_a_while_does_not_count_any_more():
     clock = ManualClock()
     turns = Turns(clock)
-    async with turns.of(ME):
+    async with turn_of(turns, ME):
         pass
     clock.advance(AT_WORK + timedelta(milliseconds=1))
     flood = Requests(turns, FLOOD)
@@ -112,9 +125,9 @@ async def test_nothing_is_kept_of_identities_that_are_gone():
     clock = ManualClock()
     turns = Turns(clock)
     for number in range(100):
-        async with turns.of(f"{ME}/{number}"):
+        async with turn_of(turns, f"{ME}/{number}"):
             pass
     clock.advance(AT_WORK * 2)
-    async with turns.of(ME):
+    async with turn_of(turns, ME):
         pass
     assert (len(turns._seen), turns._busy, turns._waiting) == (1, {}, {})
