@@ -145,9 +145,10 @@ async def test_sm_01_nothing_is_asked_of_a_task_that_is_over() -> None:
         step = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
         await lease.close(Outcome.COMPLETED)
         again = built.intent("orders.get", {"order_id": "ord_00000042"}, step_id=step.step_id)
-        for asked in (lease.declare(again), lease.renew(step.step_id), lease.report(ReportStep(step.step_id, *REPORT))):
+        report = ReportStep(step.step_id, *REPORT)
+        for ask in (lambda: lease.declare(again), lambda: lease.renew(step.step_id), lambda: lease.report(report)):
             with pytest.raises(TaskClosedError) as refused:
-                await asked
+                await ask()
             assert status_of(refused.value)[0] is grpc.StatusCode.FAILED_PRECONDITION
 
 
