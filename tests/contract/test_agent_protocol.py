@@ -5,6 +5,9 @@ A further gateway is a name in `KINDS` and a branch in `tests.kit.speakers.speak
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import grpc
 import pytest
 
@@ -18,7 +21,7 @@ DONE = types_pb2.OUTCOME_COMPLETED
 
 @pytest.fixture(params=KINDS)
 async def agent(request):
-    async with speaking(request.param) as speaker, raw_agent(speaker) as raw:
+    async with speaking(request.param) as speaker, raw_agent(speaker, speaker.identity()) as raw:
         yield raw
 
 
@@ -195,3 +198,91 @@ async def test_a_task_closes_when_the_agent_says_so(opened):
     answer = await opened.say(close=agent_pb2.Close(outcome=DONE))
     assert (answer.reply_to, answer.closed.code) == (2, "closed")
     assert await opened.status() is grpc.StatusCode.OK
+
+
+@pytest.fixture(params=KINDS)
+async def speaker(request):
+    async with speaking(request.param) as speaker:
+        yield speaker
+
+
+async def test_a_task_is_taken_over_with_its_live_steps_and_the_old_stream_closes(speaker):
+    identity = speaker.identity()
+    async with raw_agent(speaker, identity) as old, raw_agent(speaker, identity, old.key) as new:
+        first, step = await old.open(), new_id()
+        await old.declare(step)
+        second = await new.open(resume_token=first.resume_token)
+        assert (second.task_id, list(second.live_steps)) == (first.task_id, [step])
+        read_answer(agent_pb2.GatewayMessage(reply_to=1, opened=second))
+        assert (await old.hear()).closed.code == "taken_over"
+        assert await old.status() is grpc.StatusCode.OK
+        settled = (await new.say(report=agent_pb2.Report(step_id=step, outcome=DONE))).settled
+        assert (settled.state, settled.late) == ("completed", False)
+
+
+async def test_what_is_asked_on_a_stream_that_was_taken_over_is_not_acted_upon(speaker):
+    identity = speaker.identity()
+    async with raw_agent(speaker, identity) as old, raw_agent(speaker, identity, old.key) as new:
+        token, step = (await old.open()).resume_token, new_id()
+        await old.declare(step)
+        await new.open(resume_token=token)
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            failed = agent_pb2.Report(step_id=step, outcome=types_pb2.OUTCOME_FAILED)
+            await old.write(agent_pb2.AgentMessage(request=3, report=failed))
+        await old.status()
+        assert (await new.say(report=agent_pb2.Report(step_id=step, outcome=DONE))).settled.state == "completed"
+
+
+async def test_a_task_whose_stream_was_lost_is_taken_up_and_its_steps_have_ended(speaker):
+    identity = speaker.identity()
+    async with raw_agent(speaker, identity) as lost, raw_agent(speaker, identity, lost.key) as new:
+        first, step = await lost.open(), new_id()
+        await lost.declare(step)
+        await lost.hang_up()
+        await speaker.until_lost(first.task_id)
+        second = await new.open(resume_token=first.resume_token)
+        assert (second.task_id, list(second.live_steps)) == (first.task_id, [])
+        assert second.resume_token != first.resume_token
+        assert (await new.say(renew=agent_pb2.Renew(step_id=step))).denied.code == "step_ended"
+        assert (await new.declare(new_id())).WhichOneof("message") == "granted"
+
+
+@pytest.mark.parametrize("wrong", ["token", "used", "instance key", "workload", "parameters", "closed"])
+async def test_sm_03_nobody_else_takes_a_task_up_and_the_answer_says_nothing(speaker, wrong):
+    identity, other = speaker.identity(), speaker.identity("agent/other" if wrong == "workload" else "agent/support")
+    async with raw_agent(speaker, identity) as old:
+        token = (await old.open()).resume_token
+        if wrong == "used":
+            async with raw_agent(speaker, identity, old.key) as taker:
+                await taker.open(resume_token=token)
+        if wrong == "closed":
+            await old.say(close=agent_pb2.Close(outcome=DONE))
+        key = None if wrong == "instance key" else old.key
+        async with raw_agent(speaker, other, key) as thief:
+            await thief.challenged()
+            changes = {"parameters": {"parameters_json": '{"customer":"eve@x.org","order_id":"ord_00000042"}'}}
+            given = bytes(32) if wrong == "token" else token
+            answer = await thief.say(open=thief.opening(resume_token=given, **changes.get(wrong, {})))
+            assert answer.denied.code == "resume_refused"
+            read_answer(answer)
+            assert await thief.status() is grpc.StatusCode.OK
+
+
+async def test_sm_03_of_two_who_take_a_task_up_at_once_one_has_it(speaker):
+    identity = speaker.identity()
+    async with contextlib.AsyncExitStack() as stack:
+        old = await stack.enter_async_context(raw_agent(speaker, identity))
+        token = (await old.open()).resume_token
+        takers = [await stack.enter_async_context(raw_agent(speaker, identity, old.key)) for _ in range(4)]
+        for taker in takers:
+            await taker.challenged()
+        answers = await asyncio.gather(*(one.say(open=one.opening(resume_token=token)) for one in takers))
+        said = sorted(answer.WhichOneof("message") for answer in answers)
+        assert said == ["denied", "denied", "denied", "opened"]
+
+
+async def test_a_resume_token_of_another_size_is_refused(speaker):
+    async with raw_agent(speaker, speaker.identity()) as agent:
+        await agent.challenged()
+        await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening(resume_token=b"short")))
+        assert await agent.status() is grpc.StatusCode.INVALID_ARGUMENT

@@ -32,8 +32,11 @@ class Speaker(Protocol):
     address: Address
     gateway_id: SpiffeId
 
-    def identity(self) -> IdentitySource:
-        """Of a workload that may open `Refund`."""
+    def identity(self, path: str = "agent/support") -> IdentitySource:
+        """By default of a workload that may open `Refund`."""
+
+    async def until_lost(self, task_id: str) -> None:
+        """Returns when the gateway has seen that the stream of this task is gone."""
 
     async def end(self, step_id: str) -> None:
         """Ends a live step against the agent's will."""
@@ -49,8 +52,11 @@ class ScriptedSpeaker:
         self.address = gateway.address
         self.gateway_id = gateway.gateway_id
 
-    def identity(self) -> IdentitySource:
-        return self._gateway.identity("agent/support")
+    def identity(self, path: str = "agent/support") -> IdentitySource:
+        return self._gateway.identity(path)
+
+    async def until_lost(self, task_id: str) -> None:
+        await self._gateway.until(lambda: task_id in self._gateway.lost)
 
     async def end(self, step_id: str) -> None:
         await self._gateway.revoke(step_id)
@@ -64,8 +70,16 @@ class RealSpeaker:
         self.address = running.address
         self.gateway_id = parse_spiffe_id(ISSUER)
 
-    def identity(self) -> IdentitySource:
-        return self._running.identity("agent/support")
+    def identity(self, path: str = "agent/support") -> IdentitySource:
+        return self._running.identity(path)
+
+    async def until_lost(self, task_id: str) -> None:
+        operator = operator_pb2_grpc.OperatorStub(await self._running.channel("operator/jo"))
+        async with asyncio.timeout(ANSWER_WITHIN):
+            while True:
+                listed = await operator.ListSteps(operator_pb2.ListStepsRequest(task_id=task_id))
+                if not any(step.state == "granted" for step in listed.steps):
+                    return
 
     async def end(self, step_id: str) -> None:
         operator = operator_pb2_grpc.OperatorStub(await self._running.channel("operator/jo"))
@@ -87,9 +101,9 @@ async def speaking(kind: str) -> AsyncIterator[Speaker]:
 class RawAgent:
     """An agent that says exactly what the test says, and hears exactly what the gateway answers."""
 
-    def __init__(self, speaker: Speaker, call: Any, leaf_sha256: bytes) -> None:
+    def __init__(self, speaker: Speaker, call: Any, leaf_sha256: bytes, key: InstanceKey | None) -> None:
         self.speaker = speaker
-        self.key = InstanceKey.generate()
+        self.key = key or InstanceKey.generate()
         self._call = call
         self._leaf_sha256 = leaf_sha256
         self._number = 0
@@ -140,12 +154,16 @@ class RawAgent:
         }
         return agent_pb2.Open(**(fields | changes))
 
-    async def open(self) -> agent_pb2.Opened:
-        """Opens `Refund`."""
+    async def open(self, **changes: Any) -> agent_pb2.Opened:
+        """Opens `Refund`, or takes it up."""
         await self.challenged()
-        answer = await self.say(open=self.opening())
-        assert answer.reply_to == 1
+        answer = await self.say(open=self.opening(**changes))
+        assert (answer.reply_to, answer.WhichOneof("message")) == (1, "opened"), answer
         return answer.opened
+
+    async def hang_up(self) -> None:
+        """Ends the stream without a word."""
+        self._call.cancel()
 
     async def declare(self, step_id: str, tool: str = "orders.get", arguments: str = ARGUMENTS, **more: Any) -> Any:
         """Declares a step."""
@@ -153,13 +171,15 @@ class RawAgent:
 
 
 @asynccontextmanager
-async def raw_agent(speaker: Speaker) -> AsyncIterator[RawAgent]:
-    """A fresh stream to the gateway, authenticated and pinned as any."""
-    links = Links(speaker.address, speaker.gateway_id, speaker.identity(), lambda: datetime.now(UTC))
+async def raw_agent(
+    speaker: Speaker, identity: IdentitySource, key: InstanceKey | None = None
+) -> AsyncIterator[RawAgent]:
+    """A fresh stream to the gateway, authenticated and pinned as any; with this instance key or a new one."""
+    links = Links(speaker.address, speaker.gateway_id, identity, lambda: datetime.now(UTC))
     link, _ = await links.acquire()
     call = link.stream()
     try:
-        yield RawAgent(speaker, call, hashlib.sha256(link.snapshot.chain_der[0]).digest())
+        yield RawAgent(speaker, call, hashlib.sha256(link.snapshot.chain_der[0]).digest(), key)
     finally:
         call.cancel()
         await links.close()

@@ -15,15 +15,17 @@ from typing import Final, Self
 from stepgrant.answers import Challenge
 from stepgrant.clock import Clock, LoopClock
 from stepgrant.dpop import InstanceKey, open_message
-from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError
+from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError, TaskClosedError
+from stepgrant.holding import Hold, Holder
 from stepgrant.ids import parse_name
 from stepgrant.intent import MAX_PARAMETERS_BYTES
-from stepgrant.link import Address, Link, Links
+from stepgrant.lease import open_lease
+from stepgrant.link import Address, Links
 from stepgrant.patience import Patience
-from stepgrant.session import Opening, Session, open_session
+from stepgrant.session import Ends, GetToken, Opening, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
-from stepgrant.step import Holder, leave
+from stepgrant.step import leave
 from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
@@ -31,6 +33,9 @@ GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
 CURRENT_CLIENT: Final[ContextVar[Client | None]] = ContextVar("stepgrant_client", default=None)
 """The client that `stepgrant.task` uses here: the innermost that was entered with `async with`."""
+
+OPENING_AT_ONCE: Final = 64
+"""Streams of one client that are being opened: when its identity changes all its tasks move, but not in one moment."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
@@ -59,6 +64,7 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = os.getpid()
         self._closed = False
+        self._opening_now = asyncio.Semaphore(OPENING_AT_ONCE)
         self._current: Token[Client | None] | None = None
 
     def __repr__(self) -> str:
@@ -107,16 +113,15 @@ class Client:
         opening = self._opening(task_type, parameters or {}, purpose)
         clock = self._clock or LoopClock()
         links = self._own_links(clock)
-        link, session, task = await self._open(links, opening, clock)
+        lease = await open_lease(functools.partial(self._open, links, opening), clock)
+        unwatch = links.watch(lease.look_for_identity)
         failed = True
         try:
-            yield task
+            yield Task(lease, task_type=task_type, clock=clock)
             failed = False
         finally:
-            try:
-                await session.close(failed=failed)
-            finally:
-                links.release(link)
+            unwatch()
+            await lease.close(failed=failed)
 
     @property
     def identity(self) -> IdentitySource:
@@ -131,14 +136,22 @@ class Client:
         if self._owns_identity:
             self._identity.close()
 
-    async def _open(self, links: Links, opening: Opening, clock: Clock) -> tuple[Link, Session, Task]:
+    async def _open(self, links: Links, opening: Opening, ends: Ends, resume_token: GetToken) -> Hold:
+        async with self._opening_now:
+            return await self._open_stream(links, opening, ends, resume_token)
+
+    async def _open_stream(self, links: Links, opening: Opening, ends: Ends, resume_token: GetToken) -> Hold:
         patience = Patience()
         while True:
+            if self._closed:
+                raise TaskClosedError("the client is closed, and its tasks with it")
             link, fresh = await links.acquire()
             holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop(), self._identity)
             sign = functools.partial(_sign, holder)
             try:
-                result = await open_session(link.stream(), str(self._gateway_id), opening, sign)
+                result = await open_session(
+                    link.stream(), str(self._gateway_id), opening, sign, ends=ends, resume_token=resume_token
+                )
             except GatewayUnavailableError as error:
                 if error.retry_after is not None:
                     links.release(link)
@@ -158,8 +171,7 @@ class Client:
                 if await patience.waits(result):
                     continue
                 raise Denied(result, what=f"task {opening.task_type}")
-            session, opened = result
-            return link, session, Task(session, opened, task_type=opening.task_type, holder=holder, clock=clock)
+            return Hold(*result, holder, functools.partial(links.release, link))
 
     def _own_links(self, clock: Clock) -> Links:
         if self._closed:

@@ -84,6 +84,10 @@ class GatewayUnavailableError(StepgrantError):
         self.retry_after = retry_after
 
 
+class NobodyListensError(GatewayUnavailableError):
+    """At no address of the gateway does anything listen: it has stopped."""
+
+
 class TaskClosedError(StepgrantError):
     """The task is over, so no step can be declared or renewed in it."""
 

@@ -77,7 +77,13 @@ class Links:
         self._link: Link | None = None
         self._all: list[Link] = []
         self._closing: set[asyncio.Task[None]] = set()
+        self._watchers: list[Callable[[], None]] = []
         self._unsubscribe = identity.subscribe(self._notice)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Has `callback` called on this loop after each change of the identity; call what is returned to end that."""
+        self._watchers.append(callback)
+        return lambda: self._watchers.remove(callback)
 
     async def acquire(self) -> tuple[Link, bool]:
         """The link for a new stream, and whether it was made just now. To be given back with `release`.
@@ -154,6 +160,8 @@ class Links:
                 _log.warning("The gateway's certificate does not verify any more, its connection ends: %s", error)
             link.retired = True
             self._close(link)
+        for callback in list(self._watchers):
+            callback()
 
     def _close(self, link: Link) -> None:
         if link in self._all:

@@ -1,10 +1,10 @@
-"""A task's stream: numbered requests, correlated answers, pushed ends. When it is over, every step of it is dead."""
+"""A task's stream: numbered requests, correlated answers, pushed ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import grpc
 
 from stepgrant._status import error_of
-from stepgrant._wire import close_message, declare_message, open_message, read_answer, report_message
-from stepgrant.answers import Answer, Challenge, Closed, Ended, Grant, Opened, Settled
+from stepgrant._wire import open_message, read_answer
+from stepgrant.answers import Answer, Challenge, Closed, Ended, Opened
 from stepgrant.errors import Denial, GatewayUnavailableError, ProtocolError, StepgrantError, TaskClosedError
-from stepgrant.patience import Patience
 from stepgrant.v1 import agent_pb2
 
 if TYPE_CHECKING:
@@ -38,20 +37,10 @@ class Opening:
     purpose: str
 
 
-@dataclass(frozen=True, slots=True)
-class StepIntent:
-    """What a step is going to do. `arguments_json` is canonical JSON; no parent = an empty id."""
-
-    step_id: str
-    parent_step_id: str
-    tool: str
-    arguments_json: str = field(repr=False)
-    purpose: str
-    wanted_ttl: timedelta | None
-
-
 SignOpen: TypeAlias = Callable[[Challenge], tuple[bytes, bytes]]
 """Instance public key (SubjectPublicKeyInfo, DER) and its signature for this challenge."""
+GetToken: TypeAlias = Callable[[], Awaitable[bytes]]
+"""The resume token of the task that is to be taken up; empty for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,103 +52,93 @@ class _Waiting:
     kinds: tuple[type[Any], ...]
 
 
+class Ends:
+    """How steps ended against the agent's will, on whichever stream of their task that was said."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, asyncio.Future[Ended]] = {}
+        self._past: set[str] = set()
+
+    def expect(self, step_id: str) -> None:
+        """The step is declared, so that its end may be said."""
+        self._open[step_id] = asyncio.get_running_loop().create_future()
+
+    def of(self, step_id: str) -> asyncio.Future[Ended]:
+        """Done when the step has ended against the agent's will, the end of its stream included."""
+        return self._open[step_id]
+
+    def have(self, step_id: str) -> bool:
+        """True if the step has ended against the agent's will and is not forgotten."""
+        return step_id in self._open and self._open[step_id].done()
+
+    def awaited(self) -> frozenset[str]:
+        """Steps that were declared and have not ended."""
+        return frozenset(step_id for step_id, end in self._open.items() if not end.done())
+
+    def say(self, ended: Ended) -> None:
+        """The step has ended; the first word counts.
+
+        Raises:
+            ProtocolError: it was never declared.
+        """
+        end = self._open.get(ended.step_id)
+        if end is None and ended.step_id not in self._past:
+            raise ProtocolError("the gateway ends a step that was never declared on this stream")
+        if end is not None and not end.done():
+            end.set_result(ended)
+
+    def abandon(self, step_ids: frozenset[str], error: StepgrantError) -> None:
+        """These steps have ended with their stream."""
+        for step_id in step_ids & self.awaited():
+            self._open[step_id].set_result(Ended(step_id, "abandoned", error.code, str(error)))
+
+    def forget(self, step_id: str) -> None:
+        """From here on the step's end is nobody's surprise."""
+        if self._open.pop(step_id, None) is not None:
+            self._past.add(step_id)
+
+
 class Session:
     """One open stream. Made by `open_session`; all methods belong to the loop that it was opened on."""
 
-    def __init__(self, call: StreamCall, answer_timeout: timedelta) -> None:
+    def __init__(self, call: StreamCall, answer_timeout: timedelta, ends: Ends) -> None:
         self._call = call
         self._timeout = answer_timeout.total_seconds()
+        self._ends = ends
         self._number = 0
         self._waiting: dict[int, _Waiting] = {}
-        self._ends: dict[str, asyncio.Future[Ended]] = {}
-        self._past: set[str] = set()
         self._outbox: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
-        self._over: StepgrantError | None = None
+        self._over: asyncio.Future[StepgrantError] = asyncio.get_running_loop().create_future()
+        self._on_over: Callable[[Session], None] | None = None
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
-        self._background: set[asyncio.Task[Any]] = set()
+        self.closed_as = ""
+        """The code of the gateway's `Closed`, once it came unasked."""
 
     @property
     def over(self) -> StepgrantError | None:
         """Why the stream is over; None while it lives."""
-        return self._over
+        return self._over.result() if self._over.done() else None
 
-    def ended(self, step_id: str) -> asyncio.Future[Ended]:
-        """Done when the step ended against the agent's will, the stream's end included."""
-        return self._ends[step_id]
+    def when_over(self, callback: Callable[[Session], None]) -> None:
+        """Has `callback` called when the stream is over, before anybody who waits for an answer hears of it."""
+        self._on_over = callback
+        if self._over.done():
+            callback(self)
 
-    async def declare(self, intent: StepIntent) -> Grant | Denial:
-        """The grant, or the denial. A grant that comes after the caller was cancelled is reported as failed.
-
-        Raises:
-            GatewayUnavailableError, TaskClosedError: there is no answer; nothing may be done.
-            ProtocolError: the gateway's answer breaks the protocol; the stream is closed.
-        """
-        self._refuse_when_over()
-        self._ends[intent.step_id] = asyncio.get_running_loop().create_future()
-        message = declare_message(
-            step_id=intent.step_id,
-            parent_step_id=intent.parent_step_id,
-            tool=intent.tool,
-            arguments_json=intent.arguments_json,
-            purpose=intent.purpose,
-            wanted_ttl=intent.wanted_ttl,
-        )
-        asking = self.background(self._ask_patiently("declare", message, intent.step_id))
-        try:
-            answer: Grant | Denial = await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            self.background(self._give_back(asking, intent.step_id))
-            raise
-        except BaseException:
-            self._forget(intent.step_id)
-            raise
-        if isinstance(answer, Denial):
-            self._forget(intent.step_id)
-        return answer
-
-    async def renew(self, step_id: str) -> Grant | Denial:
-        """A fresh grant of the same step, or the denial; errors as `declare`."""
-        answer: Grant | Denial = await asyncio.shield(
-            self.background(self._ask_patiently("renew", agent_pb2.Renew(step_id=step_id), step_id))
-        )
-        return answer
-
-    async def report(self, step_id: str, *, failed: bool, result_sha256: bytes = b"", error_class: str = "") -> Settled:
-        """Says how the step came out; errors as `declare`. From here on its end is nobody's surprise."""
-        message = report_message(step_id=step_id, failed=failed, result_sha256=result_sha256, error_class=error_class)
-        try:
-            settled: Settled = await self._ask("report", message, step_id, (Settled,))
-        finally:
-            self._forget(step_id)
-        return settled
-
-    async def close(self, *, failed: bool) -> None:
-        """Ends the task and the stream, whatever state they are in. Never raises but when cancelled."""
-        try:
-            while self._background:
-                await asyncio.wait(self._background)
-            if self._over is None:
-                await self._ask("close", close_message(failed=failed), "", (Closed,))
-        except StepgrantError as error:
-            _log.warning("The task was not closed in order, its stream ends all the same: %s", error)
-        finally:
-            self.abandon()
+    async def gone(self, within: timedelta) -> None:
+        """Returns when the stream is over, or after `within`."""
+        await asyncio.wait([self._over], timeout=within.total_seconds())
 
     def abandon(self) -> None:
-        """Ends the stream at once, and with it all that lives on it."""
+        """Ends the stream at once."""
         self._finish(TaskClosedError("the task is over; open a new one"))
         for task in self._tasks:
             task.cancel()
 
-    def background(self, work: Any) -> asyncio.Task[Any]:
-        """A task that goes on when whoever asked for it is cancelled; `close` waits for it."""
-        task: asyncio.Task[Any] = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background_done)
-        return task
-
-    async def open(self, opening: Opening, challenge: Challenge, sign: SignOpen) -> Opened | Denial:
+    async def open(
+        self, opening: Opening, challenge: Challenge, sign: SignOpen, resume_token: bytes
+    ) -> Opened | Denial:
         """Answers the challenge; the first request of the stream."""
         instance_key, signature = sign(challenge)
         message = open_message(
@@ -168,19 +147,18 @@ class Session:
             purpose=opening.purpose,
             instance_key=instance_key,
             signature=signature,
+            resume_token=resume_token,
         )
-        answer: Opened | Denial = await self._ask("open", message, "", (Opened, Denial))
+        answer: Opened | Denial = await self.ask("open", message, "", (Opened, Denial))
         return answer
 
-    async def _ask_patiently(self, kind: str, message: Any, step_id: str) -> Grant | Denial:
-        """Asks for a grant, again when the gateway says that it has too much to do and when to come back."""
-        patience = Patience()
-        while True:
-            answer: Grant | Denial = await self._ask(kind, message, step_id, (Grant, Denial))
-            if isinstance(answer, Grant) or not await patience.waits(answer):
-                return answer
+    async def ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> Any:
+        """The answer to one request, which is of one of `kinds` and for this step.
 
-    async def _ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> Any:
+        Raises:
+            GatewayUnavailableError, TaskClosedError: there is none, and the stream is over.
+            ProtocolError: it breaks the protocol, and the stream is over.
+        """
         async with self._slots:
             self._refuse_when_over()
             self._number += 1
@@ -193,20 +171,9 @@ class Session:
                 async with asyncio.timeout(self._timeout):
                     return await future
             except TimeoutError:
-                error = GatewayUnavailableError(
-                    f"the gateway did not answer within {self._timeout:g} s; the task is over, open it again"
-                )
+                error = GatewayUnavailableError(f"the gateway did not answer within {self._timeout:g} s")
                 self._finish(error)
                 raise error from None
-
-    async def _give_back(self, asking: asyncio.Task[Any], step_id: str) -> None:
-        try:
-            if isinstance(await asking, Grant):
-                await self.report(step_id, failed=True, error_class="CancelledError")
-        except StepgrantError as error:
-            _log.warning("A cancelled step ends with its stream: %s", error)
-        finally:
-            self._forget(step_id)
 
     async def _write(self) -> None:
         try:
@@ -220,15 +187,15 @@ class Session:
             while True:
                 message = await self._call.read()
                 if not isinstance(message, agent_pb2.GatewayMessage):
-                    self._finish(_ending(error_of(await self._call.code(), await self._call.details())))
+                    self._finish(error_of(await self._call.code(), await self._call.details()))
                     return
                 self._take(*read_answer(message))
         except ProtocolError as error:
             self._finish(error)
         except grpc.aio.AioRpcError as error:
-            self._finish(_ending(error_of(error.code(), error.details())))
+            self._finish(error_of(error.code(), error.details()))
         finally:
-            self._finish(GatewayUnavailableError("the stream to the gateway was cut; open the task again"))
+            self._finish(GatewayUnavailableError("the stream to the gateway was cut"))
 
     def _take(self, number: int, answer: Answer) -> None:
         if number == 0:
@@ -251,43 +218,30 @@ class Session:
 
     def _pushed(self, answer: Answer) -> None:
         if isinstance(answer, Closed):
+            self.closed_as = answer.code
             self._finish(
                 TaskClosedError(f"the gateway closed the task ({answer.code}): {answer.reason} Open a new one.")
             )
         elif isinstance(answer, Ended):
-            end = self._ends.get(answer.step_id)
-            if end is None and answer.step_id not in self._past:
-                raise ProtocolError("the gateway ends a step that was never declared on this stream")
-            if end is not None and not end.done():
-                end.set_result(answer)
+            self._ends.say(answer)
         else:
             raise ProtocolError(f"the gateway pushed a {type(answer).__name__}")
 
     def _finish(self, error: StepgrantError) -> None:
-        if self._over is not None:
+        if self._over.done():
             return
-        self._over = error
+        self._over.set_result(error)
+        if self._on_over is not None:
+            self._on_over(self)
         for waiting in self._waiting.values():
             if not waiting.future.done():
-                waiting.future.set_exception(_again(error))
+                waiting.future.set_exception(again(error))
         self._waiting.clear()
-        for step_id, end in self._ends.items():
-            if not end.done():
-                end.set_result(Ended(step_id, "abandoned", error.code, str(error)))
         self._call.cancel()
 
-    def _forget(self, step_id: str) -> None:
-        if self._ends.pop(step_id, None) is not None:
-            self._past.add(step_id)
-
-    def _background_done(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            task.exception()  # Retrieved here, so that asyncio does not complain when nobody waits any more.
-
     def _refuse_when_over(self) -> None:
-        if self._over is not None:
-            raise _again(self._over)
+        if self._over.done():
+            raise again(self._over.result())
 
 
 async def open_session(
@@ -295,9 +249,14 @@ async def open_session(
     gateway_id: str,
     opening: Opening,
     sign: SignOpen,
+    *,
+    ends: Ends,
+    resume_token: GetToken,
     answer_timeout: timedelta = ANSWER_TIMEOUT,
 ) -> tuple[Session, Opened] | Denial:
-    """Opens the task on a fresh stream; `gateway_id` is the SPIFFE ID that the connection was authenticated for.
+    """Opens the task on a fresh stream, or takes one up; `gateway_id` is whom the connection was authenticated for.
+
+    `resume_token` is asked when the gateway has spoken, and not before: until then an old stream is not in the way.
 
     Raises:
         GatewayUnavailableError, IdentityUnavailableError: the stream could not be had.
@@ -307,12 +266,13 @@ async def open_session(
         challenge = await _challenge(call, answer_timeout)
         if challenge.gateway_id != gateway_id:
             raise ProtocolError("the gateway's challenge names another gateway than the one that was authenticated")
+        token = await resume_token()
     except BaseException:
         call.cancel()
         raise
-    session = Session(call, answer_timeout)
+    session = Session(call, answer_timeout, ends)
     try:
-        answer = await session.open(opening, challenge, sign)
+        answer = await session.open(opening, challenge, sign, token)
     except BaseException:
         session.abandon()
         raise
@@ -340,11 +300,6 @@ async def _challenge(call: StreamCall, answer_timeout: timedelta) -> Challenge:
     return answer
 
 
-def _ending(error: StepgrantError) -> StepgrantError:
-    """The same error, of which no further try in this task can be rid."""
-    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; the task is over, open it again")
-
-
-def _again(error: StepgrantError) -> StepgrantError:
+def again(error: StepgrantError) -> StepgrantError:
     """The same error anew, so that no two raisers share a traceback."""
     return type(error)(*error.args)

@@ -7,22 +7,18 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from stepgrant.answers import Ended, Grant
 from stepgrant.clock import Clock, Timer
 from stepgrant.errors import Denial, DenialCode, Denied, MisuseError, Revoked, StepgrantError
 from stepgrant.grant import LEEWAY
+from stepgrant.holding import Holder, StepIntent
 from stepgrant.intent import digest, from_python
-from stepgrant.session import Session, StepIntent
+from stepgrant.lease import Lease
 from stepgrant.spans import StepSpan
-
-if TYPE_CHECKING:
-    from stepgrant.dpop import InstanceKey
-    from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 
 RENEW_AT: Final = 0.6
 """Share of a grant's life after which it is renewed: late enough to be rare, early enough for further tries."""
@@ -40,19 +36,6 @@ _THROWN: Final = (asyncio.CancelledError, GeneratorExit)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """What the grants of one task are bound to: calls under them use this identity and this key, and no newer ones.
-
-    `loop` is where the task's stream is served; `source` tells when the identity changes.
-    """
-
-    identity: IdentitySnapshot = field(repr=False)
-    instance_key: InstanceKey = field(repr=False)
-    loop: asyncio.AbstractEventLoop = field(repr=False)
-    source: IdentitySource = field(repr=False)
-
-
 class Step:
     """One step: declared on entry, reported on exit. Enter it once, with `async with`.
 
@@ -64,10 +47,10 @@ class Step:
         Revoked: the step ended against the program's will. The body is cancelled when that happens.
     """
 
-    def __init__(self, session: Session, intent: StepIntent, clock: Clock, *, holder: Holder, renew: bool) -> None:
-        self._session = session
+    def __init__(self, lease: Lease, intent: StepIntent, clock: Clock, *, renew: bool) -> None:
+        self._lease = lease
         self._intent = intent
-        self.holder = holder
+        self.holder: Holder = lease.holder
         self._clock = clock
         self._renews = renew
         self._grant: Grant | None = None
@@ -139,7 +122,7 @@ class Step:
         """
         _ = self.grant  # Raises when there is nothing to renew.
         if self._renewal is None:
-            self._renewal = self._session.background(self._renew())
+            self._renewal = self._lease.background(self._renew())
         return await asyncio.shield(self._renewal)
 
     async def newer(self, grant: Grant) -> Grant | None:
@@ -191,13 +174,13 @@ class Step:
             )
         self._span = StepSpan(self._intent.tool, self._intent.step_id)
         try:
-            answer = await self._session.declare(self._intent)
+            answer, self.holder = await self._lease.declare(self._intent)
             if isinstance(answer, Denial):
                 raise Denied(answer, what=f"step {self._intent.tool}")
         except BaseException as error:
             self._span.end(error.denial.code.value if isinstance(error, Denied) else type(error).__name__)
             raise
-        end = self._session.ended(self._intent.step_id)
+        end = self._lease.ended(self._intent.step_id)
         if end.done():
             revoked = self._revoked(end.result())
             self._ended = end.result()
@@ -215,8 +198,8 @@ class Step:
         self._done = True
         self._stop_timers()
         failure = self._failure if error is None else type(error).__name__
-        report = self._session.background(
-            self._session.report(
+        report = self._lease.background(
+            self._lease.report(
                 self._intent.step_id,
                 failed=bool(failure),
                 result_sha256=b"" if failure else self._result,
@@ -260,7 +243,7 @@ class Step:
 
     async def _renew(self) -> Grant:
         try:
-            answer = await self._session.renew(self._intent.step_id)
+            answer = await self._lease.renew(self._intent.step_id)
             if isinstance(answer, Denial):
                 raise Denied(answer, what=f"renewing step {self._intent.tool}")
             self._hold(answer)
@@ -270,7 +253,7 @@ class Step:
 
     def _renew_soon(self) -> None:
         if not self._done and self._ended is None:
-            self._session.background(self._renew_quietly())
+            self._lease.background(self._renew_quietly())
 
     async def _renew_quietly(self) -> None:
         try:

@@ -12,10 +12,11 @@ from typing import Final
 from stepgrant.answers import Limits, Opened, ToolOffer
 from stepgrant.clock import Clock
 from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
+from stepgrant.holding import Holder, StepIntent
 from stepgrant.ids import parse_tool, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, canonical, from_python
-from stepgrant.session import Session, StepIntent
-from stepgrant.step import CURRENT_STEP, Holder, Step, leave
+from stepgrant.lease import Lease
+from stepgrant.step import CURRENT_STEP, Step, leave
 
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
@@ -25,29 +26,34 @@ ULID_ENTROPY: Final = 10
 
 
 class Task:
-    """One open task. Made by `Client.task`; its steps must be over before it is. `holder`: what its grants are bound to."""
+    """One open task. Made by `Client.task`; its steps must be over before it is."""
 
     def __init__(
         self,
-        session: Session,
-        opened: Opened,
+        lease: Lease,
         *,
         task_type: str,
-        holder: Holder,
         clock: Clock,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._session = session
-        self._opened = opened
+        self._lease = lease
         self._task_type = task_type
         self._clock = clock
         self._entropy = entropy
         self._process = os.getpid()
-        self.holder = holder
 
     def __repr__(self) -> str:
         """Type and id; never a parameter."""
         return f"<Task {self._task_type} {self._opened.task_id}>"
+
+    @property
+    def holder(self) -> Holder:
+        """What grants of steps that are declared now are bound to. Those of earlier steps are bound to what it was then."""
+        return self._lease.holder
+
+    @property
+    def _opened(self) -> Opened:
+        return self._lease.opened
 
     @property
     def id(self) -> str:
@@ -77,7 +83,7 @@ class Task:
     @property
     def open(self) -> bool:
         """True while steps can be declared."""
-        return self._session.over is None
+        return self._lease.over is None
 
     def step(
         self,
@@ -122,7 +128,7 @@ class Task:
             purpose=purpose,
             wanted_ttl=wanted_ttl,
         )
-        return Step(self._session, intent, self._clock, holder=self.holder, renew=renew)
+        return Step(self._lease, intent, self._clock, renew=renew)
 
 
 @contextmanager

@@ -127,17 +127,19 @@ async def test_a_gateway_that_is_gone_is_unavailable(gateway):
                 pass
 
 
-async def test_a_task_keeps_the_identity_that_it_was_opened_with(gateway):
+async def test_a_step_keeps_the_identity_that_it_was_granted_to_and_its_task_moves_on(gateway):
     identity = gateway.identity()
     async with Client(gateway.address, gateway.gateway_id, identity) as client, client.task("Refund") as old:
-        identity.become(gateway.authority.snapshot("agent/test"))
-        async with old.step("orders.get"):
-            pass
+        async with old.step("orders.get") as first:
+            identity.become(gateway.authority.snapshot("agent/test"))
+            await gateway.until(lambda: gateway.resumed)
+            async with old.step("orders.get") as second:
+                assert first.holder.identity.leaf_sha256 != second.holder.identity.leaf_sha256
+            await first.renew()
+            assert first.live
         async with client.task("Refund") as new, new.step("orders.get"):
             pass
-        assert old.holder.identity.leaf_sha256 != new.holder.identity.leaf_sha256
-        async with old.step("orders.get"):
-            pass
+        assert old.holder.identity.leaf_sha256 == new.holder.identity.leaf_sha256
 
 
 @pytest.mark.parametrize("gone", ["identity", "bundle"])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from stepgrant.errors import GatewayUnavailableError, ProtocolError, Revoked, TaskClosedError
-from stepgrant.session import Opening, open_session
+from stepgrant.session import Ends, Opening, open_session
 from stepgrant.v1 import agent_pb2
 from tests.kit.loop import interrupted, settled
 
@@ -80,10 +80,12 @@ async def test_inv_11_a_body_never_runs_when_the_gateway_is_away(gateway):
 async def test_a_gateway_that_does_not_answer_in_time_is_away(gateway):
     gateway.hold("orders.get")
     async with gateway.client() as client, client.task("Refund") as task:
-        task._session._timeout = 0.05
+        task._lease._hold.session._timeout = 0.05
         with pytest.raises(GatewayUnavailableError, match=r"did not answer within 0\.05 s"):
             await _enter(task.step("orders.get"))
-        assert not task.open
+        await gateway.release("orders.get")
+        await _enter(task.step("orders.get"))  # On another stream, which the gateway does answer on.
+        assert gateway.resumed == [task.id]
 
 
 async def test_inv_11_a_challenge_of_another_gateway_is_not_answered(gateway):
@@ -91,7 +93,14 @@ async def test_inv_11_a_challenge_of_another_gateway_is_not_answered(gateway):
         (link,) = client._links._all
         opening = Opening("Refund", "{}", "")
         with pytest.raises(ProtocolError, match="another gateway"):
-            await open_session(link.stream(), "spiffe://other.org/gateway", opening, lambda _: pytest.fail("signed"))
+            await open_session(
+                link.stream(),
+                "spiffe://other.org/gateway",
+                opening,
+                lambda _: pytest.fail("signed"),
+                ends=Ends(),
+                resume_token=lambda: pytest.fail("asked for the token"),
+            )
 
 
 async def test_a_closed_task_takes_no_more_steps_and_says_why(gateway):

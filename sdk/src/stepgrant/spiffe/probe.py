@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from stepgrant.errors import GatewayUnavailableError, InvalidSvidError
+from stepgrant.errors import GatewayUnavailableError, InvalidSvidError, NobodyListensError
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.source import IdentitySnapshot
@@ -74,6 +74,7 @@ def probe_server(
 
     Raises:
         GatewayUnavailableError: no address answered as `expected_id`; the text says what each did.
+        NobodyListensError: all of them refused the connection.
     """
     try:
         resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -82,25 +83,28 @@ def probe_server(
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in resolved))[:MAX_ADDRESSES]
     context = _context(snapshot)
 
-    def probe(place: tuple[int, Any]) -> VerifiedSvid | str:
+    def probe(place: tuple[int, Any]) -> VerifiedSvid | str | ConnectionRefusedError:
         try:
             chain = _handshake(*place, context, timeout)
             svid = verify_x509_svid(chain[0], chain[1:], snapshot.bundles, now)
+        except ConnectionRefusedError as error:
+            return error
         except (OSError, InvalidSvidError) as error:
-            return f"{place[1][0]}: {error}"
+            return str(error)
         if svid.spiffe_id != expected_id:
-            return f"{place[1][0]}: it is {svid.spiffe_id}"
+            return f"it is {svid.spiffe_id}"
         return svid
 
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
         answers = list(pool.map(probe, addresses))
-    for answer in answers:
-        if isinstance(answer, str):
-            _log.warning("%s is not at %s", expected_id, answer)
+    for place, answer in zip(addresses, answers, strict=True):
+        if not isinstance(answer, VerifiedSvid):
+            _log.warning("%s is not at %s: %s", expected_id, place[1][0], answer)
     svids = tuple({one.leaf_sha256: one for one in answers if isinstance(one, VerifiedSvid)}.values())
     if not svids:
-        refused = "; ".join(answer for answer in answers if isinstance(answer, str))
-        raise GatewayUnavailableError(
+        refused = "; ".join(f"{place[1][0]}: {answer}" for place, answer in zip(addresses, answers, strict=True))
+        silent = all(isinstance(answer, ConnectionRefusedError) for answer in answers)
+        raise (NobodyListensError if silent else GatewayUnavailableError)(
             f"{host}:{port} did not prove to be {expected_id}: {refused}; "
             "check that it runs there, and the address and the SPIFFE ID that were asked for"
         )

@@ -20,6 +20,7 @@ from stepgrant.ids import ulid
 from stepgrant.link import MAX_MESSAGE_BYTES, Address
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.testing.authority import Issued, ScriptedIdentity, ThrowAwayAuthority
+from stepgrant.testing.lives import Lives
 from stepgrant.testing.script import Script
 from stepgrant.testing.signing import Signer
 from stepgrant.testing.stream import ScriptedStream
@@ -43,6 +44,7 @@ class ScriptedGateway(Script, agent_pb2_grpc.AgentGatewayServicer):
         self.signing_key = ec.generate_private_key(ec.SECP256R1())
         self._now = now
         self._instance_id = ulid(now(), os.urandom(10))
+        self._lives = Lives()
         self._streams: set[ScriptedStream] = set()
         self._server: grpc.aio.Server | None = None
         self._address: Address | None = None
@@ -107,6 +109,11 @@ class ScriptedGateway(Script, agent_pb2_grpc.AgentGatewayServicer):
         for stream in list(self._streams):
             await stream.close(code, reason)
 
+    def cut(self) -> None:
+        """Loses every stream, as a network that fails would. Tasks can be taken up again for a while (`lives.LINGER`)."""
+        for stream in list(self._streams):
+            stream.cut()
+
     async def push(self, message: agent_pb2.GatewayMessage) -> None:
         """Says this on every stream, whatever the protocol thinks of it."""
         for stream in list(self._streams):
@@ -122,6 +129,7 @@ class ScriptedGateway(Script, agent_pb2_grpc.AgentGatewayServicer):
         signer = Signer(str(self.gateway_id), self._instance_id, self.signing_key, self._now)
         stream = ScriptedStream(
             self,
+            self._lives,
             signer,
             context,
             workload=_auth(context, "peer_spiffe_id").decode(),

@@ -77,6 +77,10 @@ class Script:
         self.declared: list[DeclaredStep] = []
         self.renewed: list[str] = []
         self.reported: list[ReportedStep] = []
+        self.lost: list[str] = []
+        """Ids of tasks whose stream was lost, once for each time."""
+        self.resumed: list[str] = []
+        """Ids of tasks that another stream took up or over, once for each time."""
         self.closed: list[tuple[str, bool]] = []
         """Task ids, and whether they were closed as failed."""
         self._tasks: dict[str, Denial | None] = {}
