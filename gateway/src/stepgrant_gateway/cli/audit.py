@@ -103,6 +103,27 @@ def show(
                 print_line(_line(event))
 
 
+@program.command("copy", epilog=EPILOG)
+@reported
+def copy(
+    ledger: Ledger,
+    to: Annotated[Path, typer.Argument(help="File to make; it must not be there.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copies a ledger as it is now, also while its gateway runs, and verifies the copy."""
+    from stepgrant_gateway.app.auditing import verify_ledger
+    from stepgrant_gateway.storage.copying import copy_ledger
+    from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+
+    copy_ledger(ledger, to)
+    with closing(SqliteLedgerReader(to)) as reader:
+        verified = verify_ledger(reader)
+    if as_json:
+        print_json({"ok": True, "copy": str(to), "events": verified.events, "bytes": to.stat().st_size})
+        return
+    print_line(f"Copied and verified: {verified.events} events, {to.stat().st_size} bytes.")
+
+
 @program.command("gaps", epilog=EPILOG)
 @reported
 def gaps(ledger: Ledger, as_json: AsJson = False) -> None:

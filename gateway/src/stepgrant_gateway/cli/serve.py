@@ -51,9 +51,9 @@ async def _serve(config: Config, *, as_json: bool) -> None:
 
 
 def until_signalled() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets; needs a running loop."""
+    """An event that SIGTERM, SIGINT or SIGHUP sets; needs a running loop. A terminal that closes is no reason to crash."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     return stop
