@@ -24,8 +24,9 @@ from stepgrant_gateway.core.ledger import decode_event
 from stepgrant_gateway.core.revocation import RevokedGrant
 from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.limits import DECLARE_RATE
+from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.quotas import Errand, Quotas
-from stepgrant_gateway.rpc.stream import Speaker, TaskStream
+from stepgrant_gateway.rpc.stream import TaskStream
 from stepgrant_gateway.rpc.turns import Turns
 from tests.kit.agent import declaring, opening
 from tests.kit.desk import PARAMETERS

@@ -35,10 +35,10 @@ from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
-from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
 from tests.kit.clock import START, ManualClock
 from tests.kit.heart import Heart

@@ -48,10 +48,10 @@ from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import quotas_of
 from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
-from stepgrant_gateway.rpc.stream import Speaker
 from stepgrant_gateway.rpc.verifier import VerifierService
 from stepgrant_gateway.storage.opening import make_sealer, open_ledger
 from stepgrant_gateway.system import SystemClock, identity_source, system_entropy

@@ -15,9 +15,10 @@ from stepgrant_gateway.rpc.caller import current_caller
 from stepgrant_gateway.rpc.leases import TaskOpener
 from stepgrant_gateway.rpc.limits import NONCE_BYTES
 from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.quotas import Errand, Quotas
 from stepgrant_gateway.rpc.status import CallLostError, abort
-from stepgrant_gateway.rpc.stream import STREAM_LOST, Speaker, TaskStream
+from stepgrant_gateway.rpc.stream import STREAM_LOST, TaskStream
 from stepgrant_gateway.rpc.turns import Turns
 
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -12,12 +11,10 @@ from typing import Any, Final
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
 
 from stepgrant._wire_strict import refuse_unknown
-from stepgrant.dpop import open_message, verify_open_proof
-from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, InvalidInputError, ProtocolError, StepgrantError
+from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, ProtocolError, StepgrantError
 from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import (
-    OpenTask,
     Pushed,
     StepGranted,
     TaskClosed,
@@ -29,15 +26,14 @@ from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.leases import Lease, TaskOpener
 from stepgrant_gateway.rpc.limits import (
     MAX_IN_FLIGHT,
-    MAX_INSTANCE_KEY_BYTES,
     MAX_TEXT,
     MAX_WAITING,
     OPEN_WITHIN,
     RETRY_AFTER,
-    SIGNATURE_BYTES,
 )
+from stepgrant_gateway.rpc.opening import Speaker, opening_of
 from stepgrant_gateway.rpc.outbox import Outbox
-from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError, UnauthenticatedError
+from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError
 from stepgrant_gateway.rpc.turns import Turns
 
 STREAM_LOST: Final = "stream_lost"
@@ -52,15 +48,6 @@ Read = Callable[[], Awaitable[Any]]
 
 Patience = Callable[[], timedelta | None]
 """None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """Who speaks for the gateway: its SPIFFE ID, its instance, and the bounds it tells agents."""
-
-    gateway_id: str
-    instance_id: str
-    limits: agent_pb2.Limits
 
 
 class TaskStream:
@@ -149,7 +136,7 @@ class TaskStream:
         if message.WhichOneof("message") != "open":
             raise ProtocolError("the first message must be Open")
         try:
-            request = self._opening(message.open)
+            request = opening_of(message.open, self._caller.peer, self._speaker, self._nonce)
         except ArgumentsInvalidError as error:
             self._last(agent_pb2.GatewayMessage(reply_to=1, denied=wire.denied(_invalid(error))))
             return False
@@ -168,24 +155,6 @@ class TaskStream:
         opened = wire.opened(lease.opened, lease.resume_token(), self._speaker.instance_id, self._speaker.limits)
         self.outbox.put(agent_pb2.GatewayMessage(reply_to=1, opened=opened))
         return True
-
-    def _opening(self, message: agent_pb2.Open) -> OpenTask:
-        """What is asked, with the instance key proven for this stream, this gateway and this certificate (design 3)."""
-        if message.revision != PROTOCOL_REVISION:
-            raise ProtocolError(
-                f"the agent speaks revision {message.revision}, this gateway {PROTOCOL_REVISION}: use matching versions"
-            )
-        if len(message.instance_key) > MAX_INSTANCE_KEY_BYTES or len(message.signature) != SIGNATURE_BYTES:
-            raise ProtocolError("Open.instance_key or Open.signature is not of its size")
-        task_type = wire.bounded(message.task_type, 128, "Open.task_type", least=1)
-        purpose = wire.bounded(message.purpose, MAX_TEXT, "Open.purpose")
-        signed = open_message(self._speaker.gateway_id, self._nonce, self._caller.peer.certificate_sha256)
-        try:
-            thumbprint = verify_open_proof(message.instance_key, message.signature, signed)
-        except InvalidInputError as error:
-            raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
-        token = wire.resume_token_of(message)
-        return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token)
 
     async def _serve(self, read: Read) -> None:
         expected = 2

@@ -8,7 +8,8 @@ from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import StepEnded
 from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.limits import MAX_OUTBOX
-from stepgrant_gateway.rpc.stream import STREAM_BROKEN, Speaker, TaskStream
+from stepgrant_gateway.rpc.opening import Speaker
+from stepgrant_gateway.rpc.stream import STREAM_BROKEN, TaskStream
 from stepgrant_gateway.rpc.turns import Turns
 from tests.kit.agent import opening
 from tests.kit.clock import START, ManualClock
