@@ -26,7 +26,7 @@ import many_policies
 import refusals
 import streams
 import whole_steps
-from disk import recorded
+from disk import recorded, sync_us
 from duels import duel
 from effort import FULL, IN_FLIGHT, QUICK, Effort
 from figures import Duel, Findings
@@ -46,12 +46,15 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
     load = os.getloadavg()[0]
-    found = asyncio.run(measured(chosen, QUICK if arguments.quick else FULL))
+    with tempfile.TemporaryDirectory(prefix="sg-") as directory:
+        synced = sync_us(Path(directory))
+        found = asyncio.run(measured(Path(directory), chosen, QUICK if arguments.quick else FULL))
     report = {
         **found.document(),
         "machine": {
             "processors": os.cpu_count(),
             "load": [round(load, 2), round(os.getloadavg()[0], 2)],
+            "sync_us": synced,
             "python": platform.python_version(),
             "shared": "what else ran on this machine is in the figures; compare ratios, and their quartiles",
         },
@@ -62,13 +65,12 @@ def main() -> int:
     return 0
 
 
-async def measured(parts: list[str], effort: Effort) -> Findings:
+async def measured(directory: Path, parts: list[str], effort: Effort) -> Findings:
     """What these parts find, each in a directory of its own."""
     found = Findings()
-    with tempfile.TemporaryDirectory(prefix="sg-") as directory:
-        for name in parts:
-            print(f"{name} ...", file=sys.stderr, flush=True)
-            found.add(await PARTS[name](Path(directory) / name, effort))
+    for name in parts:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found.add(await PARTS[name](directory / name, effort))
     return found
 
 
@@ -123,7 +125,9 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"{name:28}{value:10}" for name, value in report["counts"].items()]
     machine = report["machine"]
     load = " and ".join(str(value) for value in machine["load"])
-    lines.append(f"{machine['processors']} processors, load {load} before and after: {machine['shared']}.")
+    lines.append(
+        f"{machine['processors']} processors, load {load} before and after, {machine['sync_us']} us a sync: {machine['shared']}."
+    )
     return "\n".join(lines)
 
 
