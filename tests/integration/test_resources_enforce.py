@@ -78,7 +78,7 @@ async def test_calls_on_the_clients_channel_are_declared_carried_and_reported():
             assert await call(opened, REFUND, refund) == "orders.refund ord_00000042"
 
 
-async def test_a_lock_ends_a_live_grant_at_the_resource():
+async def test_rv_01_a_lock_ends_a_live_grant_at_the_resource():
     async with running_gateway() as running, orders_server(running) as (target, _):
         client = await running.client()
         operator = operator_pb2_grpc.OperatorStub(await running.channel("operator/jo"))

@@ -25,7 +25,7 @@ from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
-from stepgrant_gateway.app.restoring import restore
+from stepgrant_gateway.app.restoring import forgive, restore
 from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
@@ -38,7 +38,6 @@ from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
 from stepgrant_gateway.core.observations import UNOBSERVED
 from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
-from stepgrant_gateway.core.revocation import AnnouncedKey
 from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
@@ -58,6 +57,7 @@ from stepgrant_gateway.system import SystemClock, identity_source, system_entrop
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
 from stepgrant_gateway.tracing import Tracing, begin_tracing
+from stepgrant_gateway.upkeep import Upkeep
 from stepgrant_gateway.web.metrics import Metrics
 
 DRAIN_GRACE: Final = 2.0
@@ -102,9 +102,11 @@ class Gateway:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, config: Config, world: World | None = None) -> AsyncIterator[Gateway]:
+    async def start(
+        cls, config: Config, world: World | None = None, *, ahead_until: datetime | None = None
+    ) -> AsyncIterator[Gateway]:
         """A gateway that is ready for as long as it is entered. On leaving it opens no task any more, ends streams and
-        watches as `draining`, records that, and stops.
+        watches as `draining`, records that, and stops. `ahead_until`: see `app.restoring.forgive`.
 
         Raises:
             ConfigError: the configuration cannot be, or something that it names is not there.
@@ -123,7 +125,7 @@ class Gateway:
             if tracing is not None:
                 stack.push_async_callback(tracing.close)
             world = replace(world, observer=tracing or observer)
-            application = await _application(config, world, instance_id, stack)
+            application = await _application(config, world, instance_id, stack, ahead_until)
             port, oversight = await _face(config, world, instance_id, application, metrics, stack)
             _log.info(
                 "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, port,
@@ -142,7 +144,9 @@ async def _require_own_identity(config: Config, source: IdentitySource) -> None:
         )
 
 
-async def _application(config: Config, world: World, instance_id: str, stack: AsyncExitStack) -> Application:
+async def _application(
+    config: Config, world: World, instance_id: str, stack: AsyncExitStack, ahead_until: datetime | None
+) -> Application:
     source = DirectorySource(config.gateway.policy)
     policy = await asyncio.to_thread(source.load)
     sealer = make_sealer(config.inputs, world.entropy)
@@ -150,6 +154,8 @@ async def _application(config: Config, world: World, instance_id: str, stack: As
     stack.callback(store.close)
     folded = await asyncio.to_thread(lambda: fold_ledger(store, beside.kept()))
     snapshots = Snapshots(beside, folded, config.ledger.snapshot_every)
+    forgiven = forgive(folded.history, ahead_until, world.clock.now())
+    history = replace(folded.history, latest=None) if forgiven else folded.history
     signer = SourceSvidSigner(world.identity)
     recorder = Recorder(
         store, sealer, world.clock, instance_id, signer=signer, followed=snapshots.follow, observer=world.observer
@@ -160,14 +166,17 @@ async def _application(config: Config, world: World, instance_id: str, stack: As
     await retention.start()
     stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
-    application = _use_cases(config, world, instance_id, policy, source, folded.history, recorder, retention, keys)
+    application = _use_cases(config, world, instance_id, policy, source, history, recorder, retention, keys)
     snapshots.begin(recorder, world.clock)
     stack.push_async_callback(snapshots.close)
-    events = [application.operating.activation(policy, "gateway")]
+    events = [*forgiven, application.operating.activation(policy, "gateway")]
     events += [Event(EventType.INSECURE_CHOICE, world.clock.now(), {"choice": choice}) for choice in config.insecure]
     await recorder.record(*events).durable()
-    _rotate(application, world.clock)
-    pulse = Pulse(world.clock, application.feed.heartbeat, lambda: _rotate_when_due(application, world.clock))
+    upkeep = Upkeep(
+        clock=world.clock, tasks=application.tasks, feed=application.feed, keys=keys, journal=application.recorder
+    )
+    upkeep.rotate()
+    pulse = Pulse(world.clock, upkeep.look, application.feed.heartbeat)
     pulse.start()
     stack.callback(pulse.stop)
     return application
@@ -237,22 +246,6 @@ def _use_cases(
         retention=retention,
         keys=keys,
     )
-
-
-def _rotate(application: Application, clock: Clock) -> None:
-    """The next signing key: announced on the feed, then active, then on record."""
-    key = application.keys.rotate(application.feed.publish)
-    application.recorder.record_end(_activated(key, clock.now()))
-
-
-def _rotate_when_due(application: Application, clock: Clock) -> None:
-    if clock.now() >= application.keys.due():
-        _rotate(application, clock)
-
-
-def _activated(key: AnnouncedKey, now: datetime) -> Event:
-    data = {"kid": key.kid, "jwk": key.jwk_json, "not_after_ms": int(key.not_after.timestamp() * 1000)}
-    return Event(EventType.KEY_ACTIVATED, now, data)
 
 
 async def _face(

@@ -90,6 +90,16 @@ class Delivery:
         )
         return grant.answer
 
+    def overdue(self, task: Task, step: Step) -> bool:
+        """True if its grant has run out by the wall clock, and then it has ended: its deadline is still on the way.
+
+        So it is when the machine slept, or the clock was set ahead. What has expired is not renewed.
+        """
+        if step.held.lifetime.expires_at > self._clock.now():
+            return False
+        self._expired(task, step)
+        return True
+
     def _claims(self, task: Task, step: Step, call: Call, grant: LiveGrant) -> GrantClaims:
         binding = call.tool.audience.binding
         return GrantClaims(

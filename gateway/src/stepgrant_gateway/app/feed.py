@@ -12,7 +12,9 @@ from typing import Final
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.state import State
+from stepgrant_gateway.app.walltime import SET_BACK, WallTime
 from stepgrant_gateway.core.errors import GatewayError, NotAllowedError
+from stepgrant_gateway.core.grants import LONGEST_GRANT
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Entropy, LedgerHead, Observer
 from stepgrant_gateway.core.revocation import (
@@ -31,6 +33,8 @@ from stepgrant_gateway.core.revocation import (
 MAX_BACKLOG: Final = 10_000
 """Events that wait for one reader; with more it is cut off and has to resync."""
 MAX_SUBSCRIPTIONS: Final = 1024
+KEPT: Final = LEEWAY + SET_BACK
+"""How long after its `exp` a dead grant is still told of: no clock that counts as right shows an earlier time by then."""
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +129,10 @@ class Feed:
         self._instance_id = instance_id
         self._head = head
         self._observer = observer
+        self.wall = WallTime(clock)
         self._beaten_at = clock.monotonic()
         self._keys: dict[str, AnnouncedKey] = {}
-        self._revoked: dict[str, RevokedGrant] = {}
+        self._revoked: dict[str, tuple[RevokedGrant, timedelta]] = {}
         self._subscriptions: list[Subscription] = []
 
     def subscribe(self, caller: str, audiences: Sequence[str]) -> Subscription:
@@ -135,7 +140,10 @@ class Feed:
 
         Raises:
             NotAllowedError: one is not the caller's, or there are too many subscriptions.
+            SubscriptionLostError: the clock was set back, and what was stamped before is not out yet.
         """
+        if self.wall.set_back():
+            raise SubscriptionLostError("subscribe again: the gateway's clock was set back")
         for audience in audiences:
             self.require_verifier(caller, audience)
         self._subscriptions = [subscription for subscription in self._subscriptions if not subscription.over]
@@ -164,7 +172,8 @@ class Feed:
         if isinstance(item, AnnouncedKey):
             self._keys[item.kid] = item
         elif isinstance(item, RevokedGrant):
-            self._revoked[item.grant_id] = item
+            # By both clocks: a wall clock that is ahead for a while must not have its revocations forgotten.
+            self._revoked[item.grant_id] = (item, self._clock.monotonic() + LONGEST_GRANT + KEPT)
         self._send(item)
 
     def publish_catalog(self) -> None:
@@ -183,8 +192,10 @@ class Feed:
     def heartbeat(self) -> None:
         """Tells everybody that this instance lives and how far its events are included; forgets what has run out."""
         now = self._clock.now()
-        for grant_id in [key for key, item in self._revoked.items() if item.expires_at + LEEWAY < now]:
-            del self._revoked[grant_id]
+        monotonic = self._clock.monotonic()
+        for grant_id, (item, kept_until) in list(self._revoked.items()):
+            if item.expires_at + KEPT < now and kept_until < monotonic:
+                del self._revoked[grant_id]
         for kid in [key for key, item in self._keys.items() if item.not_after + LEEWAY < now]:
             del self._keys[kid]
         self._state.lifted = [item for item in self._state.lifted if item.forget_at >= now]
@@ -203,7 +214,15 @@ class Feed:
 
     def revoked(self, grant_id: str) -> RevokedGrant | None:
         """What is known of a grant that died early."""
-        return self._revoked.get(grant_id)
+        found = self._revoked.get(grant_id)
+        return None if found is None else found[0]
+
+    def begin_anew(self) -> None:
+        """No key of before counts any more, and so no grant: every subscription ends, and begins with the keys to come."""
+        self._keys.clear()
+        for subscription in self._subscriptions:
+            if not subscription.over:
+                subscription.lose("clock_set_back", "the gateway's clock was set back")
 
     def _send(self, item: FeedItem) -> None:
         for subscription in self._subscriptions:
@@ -216,7 +235,7 @@ class Feed:
     def _snapshot(self, audiences: frozenset[str]) -> Snapshot:
         return Snapshot(
             keys=tuple(self._keys.values()),
-            revoked=tuple(item for item in self._revoked.values() if item.audience in audiences),
+            revoked=tuple(item for item, _ in self._revoked.values() if item.audience in audiences),
             locks=tuple(self._state.locks.values()),
             lifted=tuple(self._state.lifted),
             catalog=tuple(self._slice(audience) for audience in sorted(audiences)),

@@ -128,6 +128,8 @@ class Granting:
             raise ProtocolError(f"step {step_id} was not declared in this task")
         if not step.live or step.call is None or step.held.answer is None:
             return over(step)
+        if self._delivery.overdue(task, step):
+            return over(step)
         if step.renewing:
             return denial(limit("a renewal of this step is under way.", "wait for its answer."), "", step_id)
         step.course = course = Course(

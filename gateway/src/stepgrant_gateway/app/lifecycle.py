@@ -124,14 +124,12 @@ class Tasks:
     def drain(self) -> None:
         """No new task is opened, and those that are open end."""
         self._state.draining = True
+        self.end_all("draining", "the gateway is going down; open the task anew.")
+
+    def end_all(self, code: str, reason: str) -> None:
+        """Every task ends, and with it every grant."""
         for task in list(self._state.tasks.values()):
-            self._endings.end_task(
-                task,
-                StepInput.REVOKE,
-                code="draining",
-                reason="the gateway is going down; open the task anew.",
-                by="gateway",
-            )
+            self._endings.end_task(task, StepInput.REVOKE, code=code, reason=reason, by="gateway")
 
     def _take(
         self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, push: Callable[[Pushed], None]

@@ -6,20 +6,18 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-from stepgrant.grant import LEEWAY, Tier
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.selector import Selector, matches
-from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.feed import KEPT, Feed
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.budgets import Book
 from stepgrant_gateway.core.errors import Finding, NotAllowedError, NotFoundError, PolicyRefusedError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.grants import TTL_CAP
+from stepgrant_gateway.core.grants import LONGEST_GRANT
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, PolicySet, PolicySource
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
@@ -30,8 +28,6 @@ MAX_RECORDED_FINDINGS: Final = 32
 MAX_RECORDED_FINDING: Final = 256
 """Findings of a refused set that are recorded, and characters of each: a record has a bound, a broken directory none."""
 logger = logging.getLogger(__name__)
-
-LONGEST_GRANT: Final[timedelta] = max(TTL_CAP[tier] for tier in Tier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +136,7 @@ class Operating:
         if self._state.locks.pop(lock_id, None) is not None:
             # While it was in force nothing that matches was issued: what must stay dead is older than the lock itself.
             since = lock.issued_at
-            lifted = LiftedLock(lock_id, lock.selector, since, since + LONGEST_GRANT + LEEWAY)
+            lifted = LiftedLock(lock_id, lock.selector, since, since + LONGEST_GRANT + KEPT)
             self._state.lifted.append(lifted)
             self._state.revision += 1
             self._feed.publish(lifted)

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from typing import Final
 
+from stepgrant.grant import LEEWAY
 from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.budgets import Book, Entry, StepKey
+from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
 
 FORMER: Final[StepKey] = ("", "")
 """In whose name books say what all steps of former lives spent: no step has this key, so none gives it back."""
+
+_log = logging.getLogger(__name__)
+
+
+def forgive(history: History, ahead_until: datetime | None, now: datetime) -> list[Event]:
+    """What to record when the operator says that the clock had been ahead; then the record does not stop minting (ADR 17).
+
+    `ahead_until` is the time of the latest event, as the ledger shows it: nobody says that by habit, and it is said once.
+
+    Raises:
+        ConfigError: it is another time than that.
+    """
+    latest = history.latest
+    if latest is None or now >= latest - LEEWAY:
+        return []
+    said = f"{latest.isoformat(timespec='microseconds').removesuffix('+00:00')}Z"
+    if ahead_until is None:
+        _log.error(
+            "Nothing is granted: the clock is behind the ledger, whose latest event is of %s. Set the clock. If it is"
+            " right, and was ahead when that was recorded: stepgrant serve --clock-was-ahead %s",
+            said,
+            said,
+        )
+        return []
+    if ahead_until != latest:
+        raise ConfigError(f"--clock-was-ahead: the latest event of the ledger is of {said}; look at it, and say that")
+    return [Event(EventType.CLOCK_FORGIVEN, now, {"ahead_until": said})]
 
 
 def restore(state: State, history: History, now: datetime) -> list[Event]:

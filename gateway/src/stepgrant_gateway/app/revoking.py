@@ -86,9 +86,13 @@ class Endings:
             task.push(StepEnded(step.key[1], step.state.value, code, reason, now))
 
     def kill_grant(self, grant: LiveGrant, code: str) -> None:
-        """Tells the resources that the grant is dead; keeps its id for as long as it could be presented."""
+        """Tells the resources that the grant is dead; keeps its id for as long as it could be presented.
+
+        What a lock ends needs no telling: its one event, and that of its lifting, end every grant that it matches.
+        """
         grant_id, expires_at, now = grant.grant_id, grant.lifetime.expires_at, self._clock.now()
-        self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, now))
+        if code != DenialCode.LOCKED.value:
+            self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, now))
         self._observer.count(Count.GRANT_ENDED, code)
         held = now - grant.lifetime.issued_at
         self._observer.count(Count.GRANT_HELD_SECONDS, by=max(held.total_seconds(), 0.0))

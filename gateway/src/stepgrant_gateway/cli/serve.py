@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 @reported
 def serve(
     config: Annotated[Path, typer.Option("--config", "-c", help="gateway.toml")] = Path("gateway.toml"),
+    clock_was_ahead: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME",
+            help="The clock is right now, and was ahead when the ledger's latest event, of this TIME, was recorded.",
+        ),
+    ] = "",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
     logs: Annotated[
         str, typer.Option("--logs", help="json or text; by default text on a terminal, JSON lines elsewhere.")
@@ -33,14 +41,26 @@ def serve(
         raise typer.BadParameter("json or text is wanted", param_hint="--logs")
     loaded = load_config(config)
     log_to_stderr(verbose=verbose, form=Form(logs) if logs else None)
-    asyncio.run(_serve(loaded, as_json=as_json))
+    asyncio.run(_serve(loaded, as_json=as_json, ahead_until=_time(clock_was_ahead)))
 
 
-async def _serve(config: Config, *, as_json: bool) -> None:
+def _time(text: str) -> datetime | None:
+    from stepgrant_gateway.core.errors import ConfigError
+
+    try:
+        time = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        time = None
+    if text and (time is None or time.tzinfo is None):
+        raise ConfigError(f"--clock-was-ahead: {text!r} is no time such as 2026-11-22T12:00:00.000000Z")
+    return time
+
+
+async def _serve(config: Config, *, as_json: bool, ahead_until: datetime | None) -> None:
     from stepgrant_gateway.wiring import Gateway
 
     stop = until_signalled()
-    async with Gateway.start(config) as gateway:
+    async with Gateway.start(config, ahead_until=ahead_until) as gateway:
         address = f"{config.gateway.listen.host}:{gateway.port}"
         if as_json:
             document = {"ready": True, "gateway": address, "gateway_id": str(config.gateway.issuer)}

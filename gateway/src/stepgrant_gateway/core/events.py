@@ -35,6 +35,8 @@ class EventType(Enum):
     LOCK_SET = "lock.set"
     LOCK_LIFTED = "lock.lifted"
     IDENTITY_DENIED = "identity.denied"
+    CLOCK_SET_BACK = "clock.set_back"
+    CLOCK_FORGIVEN = "clock.forgiven"
     INSECURE_CHOICE = "insecure.choice"
     LEDGER_SNAPSHOT = "ledger.snapshot"
 

@@ -17,6 +17,8 @@ TTL_CAP: Final[Mapping[Tier, timedelta]] = {
 }
 """Longest life of one grant (design 5.5)."""
 
+LONGEST_GRANT: Final = max(TTL_CAP.values())
+
 STEP_MAX_AGE: Final[Mapping[Tier, timedelta]] = {
     Tier.ROUTINE: timedelta(minutes=10),
     Tier.SENSITIVE: timedelta(minutes=5),

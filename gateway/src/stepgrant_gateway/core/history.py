@@ -93,6 +93,8 @@ class History:
                 if step is not None and data["code"] == "undelivered":
                     for name, amount in step.deltas.items():
                         self._spend(data["task"], name, step.at, -Decimal(amount))
+            case EventType.CLOCK_FORGIVEN:
+                self.latest = event.at
             case _:
                 pass
 

@@ -100,6 +100,11 @@ class SigningKeys:
             raise NoKeyError("no signing key is active: rotate the keys before granting")
         return self._active
 
+    def forget(self) -> None:
+        """No key signs any more, and none is announced again: what they have signed is not to be believed."""
+        self._keys.clear()
+        self._active = None
+
     def due(self) -> datetime:
         """When `rotate` is to be called next."""
         return self._active.retire_at if self._active is not None else self._clock.now()

@@ -6,6 +6,7 @@ import pytest
 
 from stepgrant.selector import Selector
 from stepgrant_gateway.app.feed import MAX_BACKLOG, SubscriptionLostError
+from stepgrant_gateway.core.boundary import Outcome, ReportStep
 from stepgrant_gateway.core.errors import NotAllowedError
 from stepgrant_gateway.core.revocation import AnnouncedKey, Heartbeat, LiftedLock, Lock, RevokedGrant, Snapshot
 from tests.kit.heart import MAIL, MAIL_AUDIENCE, OPERATOR, ORDERS, heart
@@ -22,24 +23,25 @@ async def test_a_subscription_begins_with_a_snapshot_and_goes_on_without_a_gap()
     async with heart() as built:
         lease = await built.open()
         dead = await built.granted(lease, "orders.search", {"query": "a"})
-        await lease.renew(dead.step_id)
+        renewed = await lease.renew(dead.step_id)
         subscription = built.feed.subscribe(ORDERS, [ORDERS])
         built.keys.rotate(built.feed.publish)
-        live = await built.granted(lease, "orders.get", ORDER)
+        await built.granted(lease, "orders.get", ORDER)
         lock = await built.operating.set_lock(Selector(tool="orders.get"), "incident", OPERATOR)
         await built.operating.lift_lock(lock.lock.lock_id, "done", OPERATOR)
         built.feed.heartbeat()
+        await lease.report(ReportStep(dead.step_id, Outcome.COMPLETED, None, ""))
         events = await take(subscription, 6)
         assert [event.position for event in events] == [1, 2, 3, 4, 5, 6]
         assert [event.previous_position for event in events] == [0, 1, 2, 3, 4, 5]
         assert {event.epoch for event in events} == {events[0].epoch}
-        snapshot, key, locked, revoked, lifted, beat = (event.item for event in events)
+        snapshot, key, locked, lifted, beat, revoked = (event.item for event in events)
         assert isinstance(snapshot, Snapshot)
         assert [item.grant_id for item in snapshot.revoked] == [dead.grant_id]
         assert isinstance(key, AnnouncedKey)
         assert isinstance(locked, Lock)
         assert isinstance(revoked, RevokedGrant)
-        assert (revoked.grant_id, revoked.code) == (live.grant_id, "locked")
+        assert (revoked.grant_id, revoked.code) == (renewed.grant_id, "completed")
         assert isinstance(lifted, LiftedLock)
         assert lifted.refuse_issued_until == locked.issued_at
         assert isinstance(beat, Heartbeat)

@@ -208,7 +208,7 @@ async def test_what_cannot_be_recorded_is_not_granted_and_what_it_reserved_is_gi
         await built.while_time_passes(built.granted(lease, "orders.refund", {**ORDER, "amount": 400}))
 
 
-async def test_a_wall_clock_behind_the_ledger_stops_minting() -> None:
+async def test_ck_01_a_wall_clock_behind_the_ledger_stops_minting() -> None:
     """INV-11."""
     async with heart() as built:
         lease = await built.open()

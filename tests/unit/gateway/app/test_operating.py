@@ -40,8 +40,8 @@ async def test_a_lock_ends_what_it_matches_at_once_and_denies_it_from_then_on() 
         answer = await built.operating.set_lock(Selector(tool="orders.get"), "stock-taking", OPERATOR)
         assert (answer.durable, answer.ended_steps) == (True, 1)
         assert (built.pushed[-1].step_id, built.pushed[-1].code) == (step.step_id, "locked")
-        assert built.feed.revoked(step.grant_id).code == "locked"
-        assert built.feed.revoked(search.grant_id) is None
+        assert built.state.grants[step.grant_id].code == "locked"
+        assert built.state.grants[search.grant_id].live
         denial = await lease.declare(built.intent("orders.get", ORDER))
         assert isinstance(denial, Denial)
         assert denial.code is DenialCode.LOCKED
@@ -50,7 +50,7 @@ async def test_a_lock_ends_what_it_matches_at_once_and_denies_it_from_then_on() 
         await built.granted(lease, "orders.get", ORDER)
 
 
-async def test_a_lock_on_a_workload_path_keeps_its_tasks_from_opening() -> None:
+async def test_rv_11_a_lock_on_a_workload_path_acts_although_its_svid_is_valid() -> None:
     async with heart() as built:
         await built.operating.set_lock(Selector(workload="spiffe://dev.stepgrant.test/agent"), "incident", OPERATOR)
         built.pushed.clear()
@@ -72,7 +72,7 @@ async def test_a_lock_is_in_force_before_it_is_recorded_and_says_so() -> None:
         setting = built.operating.set_lock(Selector(workload=AGENT), "incident", OPERATOR)
         answer = await built.while_time_passes(setting)
         assert (answer.durable, answer.ended_steps) == (False, 1)
-        assert built.feed.revoked(step.grant_id).at == answer.lock.issued_at
+        assert built.state.grants[step.grant_id].code == "locked"
         store.refuse = False
 
 

@@ -274,7 +274,7 @@ async def test_a_call_under_a_grant_that_is_dead_for_good_is_not_made_again(gate
     assert len(resource.seen) == 2
 
 
-async def test_inv_5_a_stream_of_answers_ends_with_its_step_also_while_none_comes(gateway):
+async def test_rv_09_a_stream_of_answers_ends_with_its_step_also_while_none_comes_inv_05(gateway):
     class Stalled(Resource):
         async def _many(self, message, context):
             yield message

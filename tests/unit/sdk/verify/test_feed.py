@@ -29,7 +29,7 @@ def test_a_key_event_makes_a_key_known_before_its_first_use(resource):
     assert key(resource, announced.kid) is not None
 
 
-def test_a_key_event_that_does_not_verify_ends_trust_inv_11(resource):
+def test_rv_05_a_key_event_that_does_not_verify_ends_trust_inv_11(resource):
     """INV-11: a key that the gateway's SVID does not vouch for."""
     announced = replace(resource.gateway.key(resource.gateway.keys.prepare()), signature=b"forged")
     with pytest.raises(ProtocolError):
@@ -38,7 +38,7 @@ def test_a_key_event_that_does_not_verify_ends_trust_inv_11(resource):
     assert key(resource, announced.kid) is None
 
 
-def test_a_checkpoint_that_goes_back_ends_trust_across_subscriptions_inv_11(resource):
+def test_rv_05_a_checkpoint_that_goes_back_ends_trust_across_subscriptions_inv_11(resource):
     """INV-11: checkpoints never go back, not even in a new subscription."""
     gateway = resource.gateway
     resource.hear(gateway.heartbeat(checkpoint=gateway.checkpoint(9)))

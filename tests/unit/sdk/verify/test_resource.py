@@ -181,7 +181,7 @@ async def test_a_renewal_does_not_undo_a_use_that_was_taken_just_before(guarded)
     assert await guarded.refused(token) is RefusalCode.REVOKED
 
 
-async def test_before_the_first_feed_the_feed_is_blamed_and_not_the_grant_inv_11(guarded):
+async def test_rv_10_before_the_first_feed_everything_is_refused_inv_11(guarded):
     """INV-11: gateway away. `unknown_key` would have callers declare anew for ever."""
     guarded.verifier._feed = TrustedFeed(frozenset({AUDIENCE}))
     assert await guarded.refused(guarded.gateway.mint()) is RefusalCode.FEED_STALE

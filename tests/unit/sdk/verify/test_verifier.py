@@ -166,7 +166,7 @@ def test_a_grant_is_refused_from_its_exp_on_without_leeway_inv_04(resource):
     assert refused(resource, token) is RefusalCode.EXPIRED
 
 
-def test_a_clock_that_was_set_back_revives_nothing_inv_04(resource):
+def test_ck_01_a_clock_that_was_set_back_revives_nothing_inv_04(resource):
     """INV-04: `exp` is compared with the later of the own clock and the gateway's, carried on by the monotonic clock."""
     token = resource.gateway.mint()
     resource.pass_time(timedelta(seconds=20))
@@ -175,7 +175,7 @@ def test_a_clock_that_was_set_back_revives_nothing_inv_04(resource):
 
 
 @pytest.mark.parametrize("claim", ["not_before", "issued_at"])
-def test_a_grant_of_the_future_is_refused_beyond_the_leeway(resource, claim):
+def test_ck_03_a_grant_of_the_future_is_refused_beyond_the_leeway(resource, claim):
     now = resource.clock.now()
     later = {"expires_at": now + timedelta(seconds=30)}
     verify(resource, resource.gateway.mint(**{claim: now + timedelta(seconds=2)}, **later))
@@ -217,7 +217,7 @@ def test_a_locked_grant_is_refused_also_after_the_lock_is_lifted(resource):
     verify(resource, resource.gateway.mint(grant_id=some_ulid("newer")))
 
 
-def test_nothing_is_accepted_while_the_feed_is_stale_inv_11(resource):
+def test_rv_02_nothing_is_accepted_while_the_feed_is_stale_inv_11(resource):
     """INV-11: the view of the grant's issuer is older than the tier allows."""
     resource.clock.advance(timedelta(seconds=5))
     verify(resource, resource.gateway.mint())
@@ -268,7 +268,7 @@ def test_an_unknown_version_is_refused_inv_11(resource, ver):
 
 
 @pytest.mark.parametrize("exp", ["1795262420", 1795262420.0, float("nan"), True, None, ..., 0, -1, 2**63])
-def test_an_exp_of_another_type_is_refused(resource, exp):
+def test_ck_05_an_exp_of_another_form_is_refused(resource, exp):
     assert refused(resource, resource.gateway.sign(header(resource), payload(resource, exp=exp))) is RefusalCode.CLAIMS
 
 

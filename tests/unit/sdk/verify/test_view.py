@@ -86,7 +86,7 @@ def shifted(event: FeedEvent, **changes) -> FeedEvent:
     ],
     ids=["gap", "position alone skips", "older position", "older previous position", "another epoch"],
 )
-def test_an_event_that_does_not_follow_ends_trust_for_good_inv_11(viewing, changes):
+def test_rv_03_an_event_that_does_not_follow_ends_trust_for_good_inv_11(viewing, changes):
     """INV-11: a gap, an older position, another epoch."""
     event = viewing.gateway.event(viewing.gateway.heartbeat())
     with pytest.raises(ProtocolError):
@@ -131,7 +131,7 @@ def test_heartbeats_of_another_instance_do_not_keep_an_issuer_fresh(viewing):
     assert viewing.refused() is RefusalCode.FEED_STALE
 
 
-def test_heartbeats_that_were_held_back_do_not_make_the_view_fresh_inv_11(viewing):
+def test_rv_05_heartbeats_that_were_held_back_do_not_make_the_view_fresh_inv_11(viewing):
     """INV-11: freshness is the gateway's time, not the time of arrival."""
     held_back = viewing.gateway.heartbeat()
     viewing.clock.advance(timedelta(seconds=5, milliseconds=1))
@@ -173,7 +173,7 @@ def test_a_revocation_in_the_snapshot_counts():
     assert viewing.refused() is RefusalCode.REVOKED
 
 
-def test_a_revocation_is_kept_until_the_end_of_the_grant_and_the_leeway(viewing):
+def test_rv_06_a_revocation_is_kept_until_the_end_of_the_grant_and_the_leeway(viewing):
     revoked = viewing.gateway.revoked()
     viewing.send(revoked)
     while viewing.clock.now() < revoked.expires_at + LEEWAY:

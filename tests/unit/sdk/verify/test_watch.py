@@ -95,7 +95,7 @@ async def test_a_cut_ends_trust_until_another_snapshot_has_come_inv_11():
         assert watching.feed.view.trusted
 
 
-async def test_a_gap_leads_to_a_new_subscription_inv_11():
+async def test_rv_03_a_gap_leads_to_a_new_subscription_inv_11():
     """INV-11: a gap ends trust, and only a new snapshot brings it back."""
     async with running() as watching:
         await watching.ready()
