@@ -200,7 +200,8 @@ class State:
         since = now - task_type.memory_window
         labels = self.memory.brought(workload, instance_jkt if apart else None, since)
         for task in self.tasks.values():
-            if task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
+            # Of thousands of open tasks most have no label, and the cheapest question comes first.
+            if task.labels and task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
                 labels |= task.labels.keys()
         return frozenset(labels)
 
