@@ -9,8 +9,8 @@ PATIENCE = 30.0
 """Seconds until it counts as never."""
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Returns when the condition holds; fails the test when it does not within PATIENCE."""
-    async with asyncio.timeout(PATIENCE):
+async def eventually(condition: Callable[[], object], within: float = PATIENCE) -> None:
+    """Returns when the condition holds; fails the test when it does not within so many seconds."""
+    async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what is waited for is in gRPC's core, and it has no event
             await asyncio.sleep(0.005)

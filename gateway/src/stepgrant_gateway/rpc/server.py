@@ -65,7 +65,10 @@ class Transport:
             ("grpc.max_connection_age_ms", _milliseconds(self.age)),
             ("grpc.max_connection_age_grace_ms", _milliseconds(self.grace)),
             ("grpc.keepalive_time_ms", _milliseconds(self.silence)),
+            # The first is for bytes that TCP has not seen acknowledged. gRPC 1.85 never starts its own timer of that name,
+            # so for who acknowledges and does not answer only the second counts (a minute, if it is not set).
             ("grpc.keepalive_timeout_ms", _milliseconds(self.reply)),
+            ("grpc.http2.ping_timeout_ms", _milliseconds(self.reply)),
             ("grpc.keepalive_permit_without_calls", 1),
             # Whoever asks for signs of life more often than this is cut off.
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
