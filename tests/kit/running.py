@@ -87,11 +87,12 @@ async def running_gateway(
     operators: tuple[str, ...] = ("operator/jo",),
     clock: Clock | None = None,
     settings: str = "",
+    inputs: str = "discard = true",
     transport: Transport = TRANSPORT,
 ) -> AsyncIterator[Running]:
     """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`.
 
-    `settings`: further lines of its gateway.toml; `transport`: what its connections may take.
+    `settings`: further lines of its gateway.toml; `inputs`: those of that section; `transport`: what its connections may take.
     """
     clock = clock or SystemClock()
     domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
@@ -108,7 +109,7 @@ source = "workload_api"
 [ledger]
 {recorded}
 [inputs]
-discard = true
+{inputs}
 {settings}
 """
     # Socket paths are short, so not under pytest's own directory.
