@@ -22,6 +22,7 @@ from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.health import Check, Condition, Health
 from stepgrant_gateway.rpc.live import LiveCalls
+from stepgrant_gateway.storage.space import DiskSpace
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.web.listener import Listener
 from stepgrant_gateway.web.metrics import Level, Metrics
@@ -43,6 +44,7 @@ class Watched:
     live: LiveCalls
     identity: IdentitySource
     stale: Check
+    space: DiskSpace
 
     def checks(self, clock: Clock) -> Mapping[str, Check]:
         """What keeps a gateway from its work, by name. A policy set is not among them: without one no gateway starts."""
@@ -61,7 +63,8 @@ class Watched:
     def levels(self, clock: Clock) -> dict[Level, float]:
         """What is true now, but for the lag of the loop itself."""
         svid, bundle = self._expiries()
-        return {
+        disk = {} if self.space.free is None else {Level.LEDGER_DISK_FREE_BYTES: float(self.space.free)}
+        return disk | {
             Level.LIVE_GRANTS: sum(len(task.live) for task in self.state.tasks.values()),
             Level.LIVE_TASKS: len(self.state.tasks),
             Level.OPEN_STREAMS: len(self.live),
@@ -122,6 +125,7 @@ class Oversight:
         lag = timedelta(0) if self._beaten_at is None else max(now - self._beaten_at - HEARTBEAT, timedelta(0))
         self._beaten_at = now
         self.health.look()
+        self._watched.space.look()
         if self._metrics is not None:
             levels = {**self._watched.levels(self._clock), Level.EVENT_LOOP_LAG_SECONDS: lag.total_seconds()}
             troubles = self.health.latest.troubles

@@ -53,6 +53,7 @@ from stepgrant_gateway.rpc.quotas import quotas_of
 from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
 from stepgrant_gateway.rpc.verifier import VerifierService
 from stepgrant_gateway.storage.opening import make_sealer, open_ledger
+from stepgrant_gateway.storage.space import DiskSpace
 from stepgrant_gateway.system import SystemClock, identity_source, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
@@ -280,6 +281,7 @@ async def _face(
     watched = Watched(
         state=application.state, recorder=application.recorder, feed=application.feed, keys=application.keys,
         retention=application.retention, live=live, identity=identity, stale=listener.stale,
+        space=DiskSpace(config.ledger.path),
     )  # fmt: skip
     oversight = Oversight(watched, clock, metrics, server.show)
     stack.enter_context(oversight.shown(config.metrics))

@@ -113,5 +113,14 @@ def test_every_log_event_of_an_alarm_is_logged_and_no_error_of_the_gateway_is_le
     checks = {"ledger", "clock", "identity", "signing_key"}
     assert all(f'"{check}":' in "".join(SOURCES) for check in checks)
     assert named - logged - {f"{check}_failing" for check in checks} == set()
-    everyday = {"started", "draining", "lock_set", "lock_lifted", "policy_activated", "svid_rotated", "decided"}
+    everyday = {
+        "started",
+        "draining",
+        "lock_set",
+        "lock_lifted",
+        "policy_activated",
+        "svid_rotated",
+        "decided",
+        "disk_enough",
+    }
     assert logged - named - everyday == set()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.storage.memory import MemoryLedger
+from stepgrant_gateway.storage.space import LITTLE, DiskSpace
 from stepgrant_gateway.tokens.keys import KEY_LIFETIME, KEY_OVERLAP
 from stepgrant_gateway.web.metrics import Level, Metrics
 from tests.kit.ca import FixedSource
@@ -30,6 +32,7 @@ class Overseen:
     def __init__(self, built: Heart) -> None:
         self.heart = built
         self.stale: str | None = None
+        self.free = 5 * LITTLE
         self.shown: list[frozenset[str]] = []
         self.watched = Watched(
             state=built.state,
@@ -40,6 +43,7 @@ class Overseen:
             live=LiveCalls(built.clock, lambda evidence: built.peer()),
             identity=FixedSource(None),
             stale=lambda: self.stale,
+            space=DiskSpace(Path("ledger.db"), lambda folder: self.free),
         )
         self.oversight = Oversight(self.watched, built.clock, Metrics(), self.show)
 
@@ -169,3 +173,12 @@ async def turns(until: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not until():  # noqa: ASYNC110 - nobody is woken
             await asyncio.sleep(0)
+
+
+async def test_ds_07_a_disk_that_is_nearly_full_is_an_alarm_and_a_figure_while_grants_go_on(caplog) -> None:
+    async with overseen() as seen:
+        assert await seen.troubles() == set()
+        seen.free = LITTLE - 1
+        assert await seen.troubles() == set()
+        assert [record.event for record in caplog.records if hasattr(record, "event")][-1] == "disk_low"
+        assert seen.watched.levels(seen.heart.clock)[Level.LEDGER_DISK_FREE_BYTES] == LITTLE - 1

@@ -5,11 +5,14 @@ Nothing is changed, and no file is made; a gateway may be running.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +24,11 @@ from stepgrant_gateway.core.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
     from stepgrant_gateway.config import Config
+    from stepgrant_gateway.core.settings import Address
 
+WITHIN: Final = 5.0
+"""Seconds that the page of a gateway may take."""
+MAX_PAGE: Final = 64 * 1024
 BESIDE: Final = ("-wal", "-shm", ".lock", ".snapshot", ".snapshot-before")
 """Endings of the files beside a ledger: made for its owner alone, as the ledger is."""
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -48,6 +55,8 @@ def inspect(file: Path, environment: Mapping[str, str], now: Now) -> Iterator[Ch
         yield ledger
         if ledger.state is not State.FAILED:
             yield from examine_ledger(config.ledger.path, _digest(config.gateway.policy), now)
+    if config.metrics.address is not None:
+        yield _readiness(config.metrics.address)
     for recipient in config.inputs.recipients:
         yield _recipient(recipient)
 
@@ -142,6 +151,24 @@ def _ledger(path: Path) -> Check:
         return _open_to_others(name, folder)
     state = "is its owner's alone" if path.exists() else "will be made at the first start"
     return good(name, f"{path} {state}; verify its chain with: stepgrant audit verify {path}")
+
+
+def _readiness(address: Address) -> Check:
+    """What a running gateway says of itself on its page for machines; nobody there is a warning, since it may be stopped."""
+    name = "readiness"
+    url = f"http://{address}/readyz"
+    try:
+        with closing(HTTPConnection(address.host, address.port, timeout=WITHIN)) as connection:
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            told = json.loads(answer.read(MAX_PAGE))
+        troubles = ", ".join(f"{check}: {why}" for check, why in told["troubles"].items())
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError) as error:
+        says = f"{url} does not say: {getattr(error, 'strerror', None) or type(error).__name__}"
+        return doubtful(name, says, "start the gateway (stepgrant serve), or see who else listens there")
+    if answer.status != HTTPStatus.OK:
+        return failed(name, f"{url} says {troubles}", "docs/operations.md#alarms says what to do", Exit.UNAVAILABLE)
+    return good(name, f"{url} says that the gateway can do its work")
 
 
 def _recipient(path: Path) -> Check:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from stepgrant.grant import LEEWAY
 from stepgrant_gateway.cli.checks import Check, doubtful, failed, good, span
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError, SnapshotError
+from stepgrant_gateway.storage.space import LITTLE, free_bytes
 
 if TYPE_CHECKING:
     from stepgrant_gateway.core.events import Event
@@ -32,8 +32,6 @@ SHORT: Final = timedelta(minutes=1)
 """Records of a shorter time than this say nothing about the days to come."""
 SOON: Final = timedelta(days=7)
 """A disk that is full by then needs somebody now: over a weekend nobody looks."""
-LITTLE: Final = 1024**3
-"""Free bytes beside the ledger below which somebody should look, whatever the rate."""
 TOO_LITTLE: Final = 64 * 1024**2
 """Free bytes below which the next busy minute may end in refusals."""
 
@@ -63,11 +61,6 @@ class Recent:
     def policy(self) -> str | None:
         """Digest of the policy set that the newest of these events goes by."""
         return next((event.data["policy"] for event in reversed(self.events) if "policy" in event.data), None)
-
-
-def free_bytes(folder: Path) -> int:
-    """What is free for this user on the disk of a folder."""
-    return shutil.disk_usage(folder).free
 
 
 def examine_ledger(path: Path, directory_digest: str | None, now: Now, *, free: Free = free_bytes) -> Iterator[Check]:

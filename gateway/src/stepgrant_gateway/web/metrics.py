@@ -59,6 +59,7 @@ class Level(Enum):
     LOCKS = "Locks in force."
     LEDGER_WAITING_EVENTS = "Events that are not durable yet."
     LEDGER_OLDEST_WAITING_SECONDS = "How long the oldest of them waits."
+    LEDGER_DISK_FREE_BYTES = "Bytes that are free on the ledger's disk."
     FEED_AGE_SECONDS = "Since the last heartbeat on the feed."
     FEED_SUBSCRIBERS = "Resources that watch."
     SVID_EXPIRY_TIMESTAMP_SECONDS = "When the gateway's own SVID expires; 0 = there is none."

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
+from http import HTTPStatus
 
 import pytest
 
 from stepgrant_gateway.cli.checks import State
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.cli.installation import BESIDE, inspect
+from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.storage.inputs import make_recipient
+from stepgrant_gateway.web.listener import Listener, Page
 from tests.kit.clock import START
 from tests.kit.running import SUPPORT_POLICY
 
@@ -151,3 +155,39 @@ def test_a_file_beside_the_ledger_that_others_can_read_is_a_warning(installed, e
     found = checks(installed)["ledger"]
 
     assert (found.state, found.todo) == (State.WARNING, f"chmod 600 {beside}")
+
+
+@contextmanager
+def answering(status: HTTPStatus, body: bytes):
+    """A page for machines at an address of its own, as a gateway has it."""
+    found = {"/readyz": lambda: Page(status, "application/json", body)}
+    listener = Listener(Address("127.0.0.1", 0), found)
+    try:
+        yield listener.port
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state", "said"),
+    [
+        (HTTPStatus.OK, b'{"ready": true, "troubles": {}}', State.OK, "can do its work"),
+        (HTTPStatus.SERVICE_UNAVAILABLE, b'{"troubles": {"ledger": "no space"}}', State.FAILED, "ledger: no space"),
+        (HTTPStatus.OK, b"<html>", State.WARNING, "does not say"),
+        (HTTPStatus.OK, b"[]", State.WARNING, "does not say"),
+    ],
+)
+def test_what_a_gateway_says_of_itself_is_passed_on(installed, status, body, state, said):
+    with answering(status, body) as port:
+        (installed / "gateway.toml").write_text(f'{TOML}[metrics]\naddress = "127.0.0.1:{port}"\n')
+        found = checks(installed)["readiness"]
+
+    assert (found.state, said in found.says) == (state, True)
+
+
+def test_a_page_where_nobody_listens_is_a_warning(installed):
+    with answering(HTTPStatus.OK, b"{}") as port:
+        (installed / "gateway.toml").write_text(f'{TOML}[metrics]\naddress = "127.0.0.1:{port}"\n')
+    found = checks(installed)["readiness"]
+
+    assert (found.state, "stepgrant serve" in found.todo) == (State.WARNING, True)
