@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,3 +81,18 @@ class FailingDisk:
         if not hasattr(resource, "prlimit"):
             pytest.skip("the limits of another process cannot be set here")
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@dataclass(frozen=True, slots=True)
+class HangingDisk:
+    """The disk of a process that `hanging` runs: from `fill` on no write and no sync of it returns."""
+
+    pid: int
+
+    def fill(self) -> None:
+        """Nothing that is written comes to an end any more."""
+        os.kill(self.pid, signal.SIGUSR1)
+
+    def free(self) -> None:
+        """Everything does, also what hung."""
+        os.kill(self.pid, signal.SIGUSR2)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ from typing import Any
 import grpc
 import pytest
 
-from stepgrant.errors import DenialCode, Denied
+from stepgrant.errors import DenialCode, Denied, GatewayUnavailableError, Revoked, TaskClosedError
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.storage.sqlite import SqliteLedger
 from stepgrant_gateway.system import SystemClock, system_entropy
-from tests.faults.disks import FailingDisk, SmallDisk, small_disk
-from tests.faults.ledger_checks import read_ledger
+from tests.faults.disks import FailingDisk, HangingDisk, SmallDisk, small_disk
+from tests.faults.ledger_checks import check_former_lives, read_ledger
 from tests.faults.load import ORDERS
 from tests.faults.serving import PATIENCE, Life, Site, site
 from tests.kit.chains import chain_of, ended, granted, started
@@ -51,13 +52,13 @@ def refusal(life: Life) -> str:
     """The one line that a gateway that did not start has ended with, on top of what it may have logged."""
     assert not life.ready
     lines = life.said()
-    assert [line for line in lines if line.startswith("{")] == lines[-1:], "\n".join(lines)
+    assert [line for line in lines if line.startswith('{"error"')] == lines[-1:], "\n".join(lines)
     assert not any("Traceback" in line for line in lines), "\n".join(lines)
     message: str = json.loads(lines[-1])["message"]
     return message
 
 
-async def works_only_while_it_can_record(at: Site, life: Life, disk: SmallDisk | FailingDisk) -> None:
+async def works_only_while_it_can_record(at: Site, life: Life, disk: SmallDisk | FailingDisk | HangingDisk) -> None:
     """INV-03: no record, no grant; a lock is in force at once, and on record as soon as there is one again."""
     client = await at.client()
     async with at.channel("operator/jo") as control, at.channel("resource/orders") as own:
@@ -97,25 +98,71 @@ async def _recorded(operator: Any, lock_id: str) -> None:
                 return
 
 
+def hanging(milliseconds: int) -> tuple[str, ...]:
+    """What to run instead of `stepgrant`: each sync takes so long."""
+    return (sys.executable, "-m", "tests.faults.hanging", str(milliseconds))
+
+
 def on_record(path: Path) -> list[EventType]:
     return [stored.event.type for stored in read_ledger(path)]
 
 
-async def test_a_disk_that_fills_up_stops_grants_until_there_is_space_again(at, disk):
+async def test_st_03_a_disk_that_fills_up_stops_grants_until_there_is_space_again(at, disk):
     """INV-03, with a real full file system (ENOSPC)."""
     life = await at.begin()
     await works_only_while_it_can_record(at, life, disk)
     assert on_record(at.ledger).count(EventType.STEP_GRANTED) == 2
 
 
-async def test_a_disk_that_fails_stops_grants_until_it_works_again(at):
+async def test_st_04_a_disk_that_fails_stops_grants_until_it_works_again(at):
     """INV-03, with writes that fail (an I/O error)."""
     life = await at.begin()
     await works_only_while_it_can_record(at, life, FailingDisk(life.process.pid))
     assert on_record(at.ledger).count(EventType.STEP_GRANTED) == 2
 
 
-async def test_a_gateway_does_not_start_on_a_full_disk_and_does_when_there_is_space(at, disk):
+async def test_st_04_a_disk_that_hangs_stops_grants_within_a_bound_and_nothing_else(at):
+    """INV-03 and INV-04: what waits for a record is refused in time; a lock is in force; what hung is on record afterwards."""
+    life = await at.begin(command=hanging(0))
+    await works_only_while_it_can_record(at, life, HangingDisk(life.process.pid))
+    assert on_record(at.ledger).count(EventType.STEP_GRANTED) >= 2
+
+
+async def test_st_04_a_slow_disk_slows_grants_down_and_refuses_none(at):
+    life = await at.begin(command=hanging(200))
+    client = await at.client()
+    async with client.task("Refund", PARAMETERS) as task:
+        steps = (task.step("orders.search", {"query": str(number)}) for number in range(10))
+        await asyncio.gather(*(use(step) for step in steps))
+    life.process.send_signal(signal.SIGTERM)
+    assert await life.ended() == Exit.OK
+    assert on_record(at.ledger).count(EventType.STEP_GRANTED) == 10
+
+
+async def use(step: Any) -> None:
+    async with step:
+        pass
+
+
+async def test_st_04_a_gateway_stops_when_told_although_a_write_hangs(at):
+    """What it could not record was not granted, and the next start ends what it had granted."""
+    life = await at.begin(command=hanging(0))
+    client = await at.client()
+    with pytest.raises((Denied, GatewayUnavailableError, TaskClosedError, Revoked)):
+        async with client.task("Refund", PARAMETERS) as task, task.step("orders.get", GET):
+            HangingDisk(life.process.pid).fill()
+            async with task.step("orders.search", {"query": "jo"}):
+                pytest.fail("granted without a record")
+    life.process.send_signal(signal.SIGTERM)
+    assert await life.ended() == Exit.OK, "\n".join(life.said())
+
+    after = await at.begin()
+    assert after.ready, "\n".join(after.said())
+    await after.stop()
+    check_former_lives(read_ledger(at.ledger), after.instance_id)
+
+
+async def test_st_03_a_gateway_does_not_start_on_a_full_disk_and_does_when_there_is_space(at, disk):
     """Neither with a ledger to be made, nor with one that is there; and nobody has to mend anything."""
     disk.fill()
     life = await at.begin()
@@ -191,7 +238,7 @@ def tampered(path: Path) -> None:
     ],
     ids=["emptied", "truncated", "foreign", "tampered"],
 )
-async def test_inv_14_nothing_is_served_from_a_file_that_does_not_hold(at, damage, line, status):
+async def test_st_04_nothing_is_served_from_a_file_that_does_not_hold(at, damage, line, status):
     store = SqliteLedger(at.ledger)
     store.append(CHAIN, [])
     store.close()

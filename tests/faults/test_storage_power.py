@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -200,3 +202,35 @@ def test_st_06_a_ledger_whose_making_was_cut_short_is_made_whole_or_not_at_all(
         assert [head.sequence for head in store.heads()] in ([], [1])
         if not store.heads():
             store.append(CHAIN[:1], [])
+
+
+def test_st_04_a_ledger_is_left_although_a_write_hangs(
+    under: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would wait for it, and a gateway that is told to stop with it."""
+    hung, free = threading.Event(), threading.Event()
+
+    def before(_: Operation) -> int:
+        hung.set()
+        free.wait(10)
+        return OK
+
+    store = SqliteLedger(tmp_path / "ledger.db")
+    store.append(CHAIN[:1], [])
+    under.before = before
+    writing = threading.Thread(target=store.append, args=(CHAIN[1:2], []))
+    writing.start()
+    assert hung.wait(60)
+    store.close()
+    assert writing.is_alive()
+    assert "its disk does not answer" in caplog.text
+    with pytest.raises(LedgerUnusableError, match="another running gateway"):
+        SqliteLedger(tmp_path / "ledger.db")
+    free.set()
+    writing.join(60)
+    under.before = lambda _: OK
+    for connection in (store._reader, store._writer):
+        assert connection is not None
+        connection.close()
+    os.close(store._hold)
+    assert recorded(tmp_path) == CHAIN[:2]

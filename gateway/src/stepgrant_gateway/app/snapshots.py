@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Final
 
@@ -22,6 +23,8 @@ HANDED_OVER: Final = 512
 """Events that are folded at once: few enough not to hold up the event loop, enough not to wake a thread for each."""
 WORTH_AT_STOP: Final = 10
 """A gateway that stops leaves a snapshot if this part of the interval was recorded since the last one."""
+AT_STOP: Final = timedelta(seconds=5)
+"""How long a gateway that stops waits for its last snapshot: the disk may not answer."""
 
 
 class Snapshots:
@@ -62,7 +65,10 @@ class Snapshots:
         self._hand_over(max(1, self._every // WORTH_AT_STOP), done)
         self._thread.stop()
         self._thread = None
+        assert self._clock is not None  # noqa: S101 - as there was a thread
+        late = self._clock.call_at(self._clock.monotonic() + AT_STOP, partial(_give_up, done))
         receipt = await done
+        late.cancel()
         if receipt is not None:
             try:
                 await receipt.durable()
@@ -106,3 +112,9 @@ class Snapshots:
             receipt = self._journal.record(result)
         if done is not None and not done.done():
             done.set_result(receipt)
+
+
+def _give_up(done: asyncio.Future[Receipt | None]) -> None:
+    if not done.done():
+        logger.warning("The last snapshot of the ledger was not there in time: the next start does without it.")
+        done.set_result(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ from stepgrant_gateway.storage.files import hold, mark, marked, prepare, recogni
 
 TAIL_CHECKED: Final = 1024
 """The last records of the ledger, of the newest chains first, that are verified on opening; of each other chain the last."""
+
+CLOSING: Final = 1.0
+"""Seconds that `close` waits for a read, and for a write, to end."""
+
+logger = logging.getLogger(__name__)
 
 _RECORDS: Final = (
     "SELECT instance, sequence, previous_hash, hash, body FROM records JOIN chains USING (chain)"
@@ -102,14 +108,21 @@ class SqliteLedger:
             return count
 
     def close(self) -> None:
-        """Lets go of the file. Harmless when closed already."""
+        """Lets go of the file. Harmless when closed already. What hangs on the disk keeps it until this process ends."""
         if self._closed:
             return
         self._closed = True
+        # A connection that is in the middle of something cannot be closed: SQLite would wait for as long as that takes.
+        idle = [lock.acquire(timeout=CLOSING) for lock in (self._reading, self._writing)]
+        if not all(idle):
+            logger.error("%s is not let go of before this process ends: its disk does not answer.", self._path)
+            return
         for connection in (self._reader, self._writer):
             if connection is not None:
                 connection.close()
         os.close(self._hold)
+        for lock in (self._reading, self._writing):
+            lock.release()
 
     def _open_writer(self) -> sqlite3.Connection:
         if self._closed:

@@ -13,7 +13,7 @@ from stepgrant.ids import ulid
 from stepgrant_gateway.app.auditing import read_all
 from stepgrant_gateway.app.folding import Folded, fold_ledger
 from stepgrant_gateway.app.recording import Recorder
-from stepgrant_gateway.app.snapshots import Snapshots
+from stepgrant_gateway.app.snapshots import AT_STOP, Snapshots
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import decode_event
@@ -35,10 +35,13 @@ class Written(MemorySnapshots):
         super().__init__()
         self.count = 0
         self.full = False
+        self.hangs: threading.Event | None = None
         self.tried = threading.Event()
 
     def keep(self, snapshot: bytes) -> None:
         self.tried.set()
+        if self.hangs is not None:
+            self.hangs.wait(20)
         if self.full:
             raise OSError("no space left on device")
         super().keep(snapshot)
@@ -136,6 +139,26 @@ async def test_a_snapshot_that_cannot_be_kept_stops_nothing_and_the_next_one_is(
     assert fold_ledger(store, beside.kept()).history == fold_ledger(store).history
     assert beside.count
     assert "could not be made" in caplog.text
+
+
+async def test_a_stop_does_not_wait_for_a_disk_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    store, beside, free = MemoryLedger(), Written(), threading.Event()
+    beside.hangs = free
+    clock = ManualClock()
+    snapshots = Snapshots(beside, fold_ledger(store), 25)
+    recorder = Recorder(
+        store, DigestSealer(counted_entropy()), clock, ulid(clock.now(), bytes(10)), followed=snapshots.follow
+    )
+    await recorder.start()
+    snapshots.begin(recorder, clock)
+    await record(recorder, WORK)
+    assert await asyncio.to_thread(beside.tried.wait, 20)
+    closing = asyncio.create_task(snapshots.close())
+    while clock.advance(AT_STOP) is None and not closing.done():
+        await asyncio.wait({closing}, timeout=0.01)
+    assert "not there in time" in caplog.text
+    free.set()
+    await recorder.close()
 
 
 async def test_an_event_that_cannot_be_folded_leaves_no_snapshot_any_more() -> None:

@@ -125,7 +125,7 @@ def test_a_file_that_is_no_database_is_refused_and_not_touched(path):
     assert path.read_bytes() == b"name,amount\n" * 100
 
 
-def test_a_file_of_a_newer_version_is_refused(path):
+def test_st_06_a_file_of_a_newer_version_is_refused(path):
     tampered(written(path), "PRAGMA user_version = 2")
     with pytest.raises(LedgerUnusableError, match="a newer stepgrant wrote it"):
         SqliteLedger(path)
