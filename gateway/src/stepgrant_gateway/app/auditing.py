@@ -197,13 +197,15 @@ def opening(
 
 def _witnessed(store: LedgerReading, witnesses: Iterable[Witness]) -> tuple[Sequence[str], Sequence[Witness]]:
     """Every chain that is there, and everybody's word on chains: the witnesses, and the heads that later chains name."""
-    instances = [head.instance_id for head in store.heads()]
-    awaited = list(witnesses)
+    heads = store.heads()
+    instances = [head.instance_id for head in heads]
+    awaited = [*witnesses, *(Witness(head, "the ledger's list of chains") for head in heads)]
     for instance_id in instances:
         for started in follow_chain(instance_id, store.read(instance_id, 0, 1)):
             awaited += [Witness(head, f"the chain of {instance_id}") for head in chain_links(started)]
+    there = frozenset(instances)
     for witness in awaited:
-        if witness.head.instance_id not in instances:
+        if witness.head.instance_id not in there:
             raise LedgerBrokenError(
                 f"ledger of gateway instance {witness.head.instance_id}: record 1 is missing: {witness.source} remembers"
                 f" {witness.head.sequence} records."

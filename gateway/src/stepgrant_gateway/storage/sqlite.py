@@ -14,12 +14,16 @@ from typing import Final
 
 from stepgrant_gateway.core.chain import follow_chain
 from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError
-from stepgrant_gateway.core.ledger import GENESIS, ChainHead, DataKey, Record, SealedInput, WrappedKey
+from stepgrant_gateway.core.ledger import GENESIS, ChainHead, DataKey, Record, SealedInput, WrappedKey, is_instance
 from stepgrant_gateway.storage.files import hold, mark, marked, prepare, recognise, usable
 
 TAIL_CHECKED: Final = 1024
 """The last records of the ledger, of the newest chains first, that are verified on opening; of each other chain the last."""
 
+_HEADS: Final = (
+    "SELECT instance, sequence, hash, (SELECT max(position) FROM records) FROM chains JOIN records USING (chain)"
+    " WHERE sequence = (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
+)
 CLOSING: Final = 1.0
 """Seconds that `close` waits for a read, and for a write, to end."""
 
@@ -246,20 +250,30 @@ def _insert(
 
 def _heads(connection: sqlite3.Connection) -> dict[str, ChainHead]:
     try:
-        rows = connection.execute(
-            "SELECT instance, sequence, hash FROM chains JOIN records USING (chain) WHERE sequence ="
-            " (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
-        ).fetchall()
+        rows = connection.execute(_HEADS).fetchall()
     except sqlite3.DatabaseError as error:
         raise LedgerUnusableError(f"the ledger's chains cannot be read: {error}.") from error
-    return {instance: ChainHead(instance, sequence, hashed) for instance, sequence, hashed in rows}
+    if not all(is_instance(instance) and type(hashed) is bytes for instance, _, hashed, _ in rows):
+        raise LedgerUnusableError("the ledger's chains cannot be read: the file is damaged. Restore it from a copy.")
+    found = {instance: ChainHead(instance, sequence, hashed) for instance, sequence, hashed, _ in rows}
+    # Records are numbered through. A damaged index could hide the end of a chain, and nothing else would tell.
+    if rows and sum(head.sequence for head in found.values()) != rows[0][3]:
+        raise LedgerBrokenError(
+            f"the ledger holds {rows[0][3]} records, but its chains do not come to that many: records are missing or hidden."
+        )
+    return found
 
 
 def _read(connection: sqlite3.Connection, instance_id: str, after: int, limit: int) -> list[Record]:
     try:
-        return [Record(*row) for row in connection.execute(_RECORDS, (instance_id, after, limit))]
+        rows = connection.execute(_RECORDS, (instance_id, after, limit)).fetchall()
     except sqlite3.DatabaseError as error:
         raise LedgerBrokenError(f"ledger of gateway instance {instance_id}: cannot be read: {error}.") from error
+    for _, sequence, previous, hashed, body in rows:
+        # A bit that flips in the file can change the type of what it gives back.
+        if not type(previous) is type(hashed) is type(body) is bytes:
+            raise LedgerBrokenError(f"ledger of gateway instance {instance_id}: record {sequence} is damaged.")
+    return [Record(*row) for row in rows]
 
 
 def _input_of(connection: sqlite3.Connection, instance_id: str, sequence: int) -> tuple[SealedInput, DataKey] | None:

@@ -37,7 +37,9 @@ def written(path: Path, records: Sequence[object] = CHAIN) -> Path:
 def tampered(path: Path, *statements: str) -> Path:
     """The file after somebody with write access to it was there."""
     connection = sqlite3.connect(path)
-    connection.executescript("DROP TRIGGER records_stay; DROP TRIGGER records_remain;" + ";".join(statements))
+    connection.executescript(
+        "DROP TRIGGER IF EXISTS records_stay; DROP TRIGGER IF EXISTS records_remain;" + ";".join(statements)
+    )
     connection.close()
     return path
 
@@ -215,6 +217,24 @@ def test_records_can_be_neither_changed_nor_deleted_by_accident(path):
 def test_inv_14_opening_finds_what_was_done_to_the_end_of_a_chain(path, statement, sequence):
     tampered(written(path), statement)
     with pytest.raises(LedgerBrokenError, match=f"record {sequence} "):
+        SqliteLedger(path)
+
+
+def test_st_04_records_that_no_chain_comes_to_are_missed(path):
+    """As when the index is damaged: the end of the last chain would be hidden, and nothing else would tell."""
+    tampered(written(path), "UPDATE records SET position = 6 WHERE sequence = 5")
+    with pytest.raises(LedgerBrokenError, match="missing or hidden"):
+        SqliteLedger(path)
+
+
+def test_st_04_bytes_that_come_back_as_text_are_damage(path):
+    tampered(
+        written(path),
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(sql, 'body BLOB', 'body ANY')",
+    )
+    tampered(path, "UPDATE records SET body = CAST(body AS TEXT) WHERE sequence = 4")
+    with pytest.raises(LedgerBrokenError, match="record 4 is damaged"):
         SqliteLedger(path)
 
 
