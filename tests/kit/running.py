@@ -88,6 +88,7 @@ async def running_gateway(
     clock: Clock | None = None,
     settings: str = "",
     inputs: str = "discard = true",
+    svid_ttl: timedelta = timedelta(days=3),
     transport: Transport = TRANSPORT,
 ) -> AsyncIterator[Running]:
     """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`.
@@ -95,7 +96,7 @@ async def running_gateway(
     `settings`: further lines of its gateway.toml; `inputs`: those of that section; `transport`: what its connections may take.
     """
     clock = clock or SystemClock()
-    domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=timedelta(days=3))
+    domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=svid_ttl)
     listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
     recorded = "insecure_memory = true" if ledger is None else f'path = "{ledger}"'
     text = f"""

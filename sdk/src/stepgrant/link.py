@@ -14,7 +14,8 @@ import grpc
 from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
 from stepgrant.spans import traceparent
 from stepgrant.spiffe.ids import SpiffeId
-from stepgrant.spiffe.probe import PinnedServer, grpc_channel_credentials, probe_server, recheck_server
+from stepgrant.spiffe.pinning import open_pinned
+from stepgrant.spiffe.probe import PinnedServer, recheck_server
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 from stepgrant.v1.agent_pb2_grpc import AgentGatewayStub
 
@@ -136,12 +137,13 @@ class Links:
             await asyncio.wait(self._closing)
 
     async def _make(self, snapshot: IdentitySnapshot) -> Link:
-        pinned = await asyncio.to_thread(
-            probe_server, self._address.host, self._address.port, self._gateway_id, snapshot, self._now()
-        )
-        credentials, options = grpc_channel_credentials(snapshot, pinned)
-        channel = grpc.aio.secure_channel(
-            self._address.target, credentials, options=[*CHANNEL_OPTIONS, *KEEPALIVE, *options]
+        channel, pinned = await open_pinned(
+            self._address.host,
+            self._address.port,
+            self._gateway_id,
+            snapshot,
+            self._now,
+            (*CHANNEL_OPTIONS, *KEEPALIVE),
         )
         return Link(snapshot, pinned, channel)
 
