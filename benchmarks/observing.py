@@ -49,7 +49,7 @@ def census() -> dict[str, int]:
     kinds = Counter(map(type, gc.get_objects()))
     # Of a class that has `__module__` for its instances, it is no text.
     ours = {kind: count for kind, count in kinds.items() if str(kind.__module__).partition(".")[0] in OURS}
-    counted = Counter({kind.__qualname__: count for kind, count in ours.items()})
+    counted = Counter({f"{kind.__module__.split('.')[-1]}.{kind.__qualname__}": count for kind, count in ours.items()})
     return dict(counted.most_common(COMMONEST))
 
 
