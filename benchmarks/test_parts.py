@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,8 +13,12 @@ from stepgrant.ids import ulid
 from stepgrant.intent import canonical, digest, parse_object
 from stepgrant_gateway.core.decision import Call, Permitted, Question, StepFacts, TaskFacts
 from stepgrant_gateway.core.ledger import record_hash
+from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Count, Course, Timing
+from stepgrant_gateway.core.ports import Observer
+from stepgrant_gateway.system import SystemClock
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
+from stepgrant_gateway.web.metrics import Metrics
 from tests.kit.clock import START, ManualClock
 from tests.kit.heart import AGENT, ISSUER, ORDERS, REFUND, KeySigner, support_policy
 
@@ -82,3 +87,22 @@ def test_mint(benchmark: Any) -> None:
 def test_chain_a_record(benchmark: Any) -> None:
     body = canonical(parse_object(ARGUMENTS)) * 20
     assert len(benchmark(record_hash, TASK, 1, hashlib.sha256(b"").digest(), body)) == 32
+
+
+def observe(observer: Observer, monotonic: Callable[[], timedelta]) -> None:
+    """All that is noted and told of one step: its decision, its part in a commit, its end."""
+    course = Course(Boundary.DECLARE, monotonic(), TASK, TASK, "orders.search")
+    course.decided = monotonic()
+    course.recorded = monotonic()
+    observer.decided(course, "", monotonic())
+    observer.time(Timing.LEDGER_APPEND, course.recorded - course.decided)
+    observer.count(Count.GRANT_ENDED, "completed")
+    observer.count(Count.GRANT_HELD_SECONDS, by=1.5)
+
+
+def test_observing_a_step_for_prometheus(benchmark: Any) -> None:
+    benchmark(observe, Metrics(), SystemClock().monotonic)
+
+
+def test_observing_a_step_for_nobody(benchmark: Any) -> None:
+    benchmark(observe, UNOBSERVED, SystemClock().monotonic)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -34,6 +35,7 @@ from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import DeclareStep, OpenTask, Outcome, Pushed, ReportStep, StepGranted
 from stepgrant_gateway.core.events import Event
 from stepgrant_gateway.core.ledger import decode_event
+from stepgrant_gateway.core.observations import Count, Course, Timing
 from stepgrant_gateway.core.ports import LedgerStore, PolicySource
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.policy.load import load_policy
@@ -83,6 +85,24 @@ def support_policy() -> LoadedPolicySet:
     return load_policy(SUPPORT)
 
 
+class Heard:
+    """An `Observer` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.decisions: list[tuple[Course, str, timedelta]] = []
+        self.counts: Counter[tuple[Count, str]] = Counter()
+        self.times: list[tuple[Timing, timedelta]] = []
+
+    def decided(self, course: Course, code: str, answered: timedelta) -> None:
+        self.decisions.append((course, code, answered))
+
+    def count(self, what: Count, label: str = "", by: float = 1.0) -> None:
+        self.counts[what, label] += by  # type: ignore[assignment]  # seconds are counted too
+
+    def time(self, what: Timing, took: timedelta) -> None:
+        self.times.append((what, took))
+
+
 class Heart:
     """The use cases, wired as the gateway wires them."""
 
@@ -92,14 +112,17 @@ class Heart:
         self.store = store
         self.instance = ulid(self.clock.now(), self.entropy(10))
         self.state = State(policy)
-        self.journal = Recorder(store, DigestSealer(self.entropy), self.clock, self.instance)
+        self.heard = heard = Heard()
+        self.journal = Recorder(store, DigestSealer(self.entropy), self.clock, self.instance, observer=heard)
         self.feed = Feed(
-            state=self.state, clock=self.clock, entropy=self.entropy, instance_id=self.instance, head=self.journal
-        )
+            state=self.state, clock=self.clock, entropy=self.entropy, instance_id=self.instance, head=self.journal,
+            observer=heard,
+        )  # fmt: skip
         self.deadlines = Deadlines(self.clock)
         self.endings = Endings(
-            state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, deadlines=self.deadlines
-        )
+            state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, deadlines=self.deadlines,
+            observer=heard,
+        )  # fmt: skip
         self.keys = SigningKeys(self.instance, KeySigner(), self.clock)
         self.keys.rotate(self.feed.publish)
         delivery = Delivery(
@@ -117,6 +140,7 @@ class Heart:
             journal=self.journal,
             endings=self.endings,
             delivery=delivery,
+            observer=heard,
         )
         self.tasks = Tasks(
             state=self.state,
@@ -132,8 +156,11 @@ class Heart:
                 journal=self.journal,
                 endings=self.endings,
             ),
+            observer=heard,
         )
-        self.redeeming = Redeeming(state=self.state, clock=self.clock, journal=self.journal, feed=self.feed)
+        self.redeeming = Redeeming(
+            state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, observer=heard
+        )
         self.operating = Operating(
             state=self.state,
             clock=self.clock,
@@ -142,6 +169,7 @@ class Heart:
             feed=self.feed,
             endings=self.endings,
             source=source,
+            observer=heard,
         )
         self.pushed: list[Pushed] = []
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
-from stepgrant_gateway.core.observations import Count, Course, Timing
+from stepgrant_gateway.core.observations import Boundary, Count, Course, Timing
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -96,6 +96,9 @@ class Metrics:
             what: Histogram(name, text, registry=self._registry, buckets=BUCKETS)
             for what, (name, text) in TIMINGS.items()
         }
+        # Looking up a series by its labels costs more than counting in it.
+        self._series: dict[tuple[Boundary, str], tuple[Counter, Histogram, Histogram]] = {}
+        self._counted: dict[tuple[Count, str], Counter] = {}
         self._levels: Mapping[Level, float] = {}
         self._policy = ""
         self._troubles: Mapping[str, bool] = {}
@@ -103,20 +106,33 @@ class Metrics:
 
     def decided(self, course: Course, code: str, answered: timedelta) -> None:
         """See `Observer`."""
-        boundary, outcome = course.boundary.value, "denied" if code else "granted"
-        self._decisions.labels(boundary, outcome, code).inc()
-        self._answering.labels(boundary, outcome).observe((answered - course.began).total_seconds())
+        series = self._series.get((course.boundary, code)) or self._begin(course.boundary, code)
+        decisions, answering, deciding = series
+        decisions.inc()
+        answering.observe((answered - course.began).total_seconds())
         if course.decided is not None:
-            self._deciding.labels(boundary).observe((course.decided - course.began).total_seconds())
+            deciding.observe((course.decided - course.began).total_seconds())
 
     def count(self, what: Count, label: str = "", by: float = 1.0) -> None:
         """See `Observer`."""
-        counter = self._counters[what]
-        (counter.labels(label) if COUNTERS[what][2] else counter).inc(by)
+        counted = self._counted.get((what, label))
+        if counted is None:
+            counter = self._counters[what]
+            counted = self._counted[what, label] = counter.labels(label) if COUNTERS[what][2] else counter
+        counted.inc(by)
 
     def time(self, what: Timing, took: timedelta) -> None:
         """See `Observer`."""
         self._timings[what].observe(took.total_seconds())
+
+    def _begin(self, boundary: Boundary, code: str) -> tuple[Counter, Histogram, Histogram]:
+        outcome = "denied" if code else "granted"
+        series = self._series[boundary, code] = (
+            self._decisions.labels(boundary.value, outcome, code),
+            self._answering.labels(boundary.value, outcome),
+            self._deciding.labels(boundary.value),
+        )
+        return series
 
     def show(self, levels: Mapping[Level, float], policy: str, troubles: Mapping[str, bool]) -> None:
         """What is true now: levels, the digest of the active policy set, and of each check of health whether it fails."""
