@@ -124,3 +124,12 @@ def test_every_log_event_of_an_alarm_is_logged_and_no_error_of_the_gateway_is_le
         "disk_enough",
     }
     assert logged - named - everyday == set()
+
+
+def test_every_metric_and_every_event_of_the_log_stands_on_the_page() -> None:
+    metrics = {level.name.lower() for level in Level}
+    metrics |= {name.removeprefix("stepgrant_") + "_total" for name, _, _ in COUNTERS.values()}
+    metrics |= {name.removeprefix("stepgrant_") for name, _ in TIMINGS.values()}
+    events = {event for source in SOURCES for event in re.findall(r'"event": "([a-z_]+)"', source)}
+    assert len(events) > 15
+    assert sorted(name for name in metrics | events if not re.search(rf"`{name}\b", PAGE)) == []
