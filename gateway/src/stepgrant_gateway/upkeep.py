@@ -44,7 +44,11 @@ class Upkeep:
 
     def _begin_anew(self, by: timedelta) -> None:
         """What bears times of before must not come alive a second time (ADR 17): no key of before counts any more."""
-        _log.critical("The wall clock was set back by %s: every task ends, keys and feed begin anew.", by)
+        _log.critical(
+            "The wall clock was set back by %s: every task ends, keys and feed begin anew.",
+            by,
+            extra={"event": "clock_set_back"},
+        )
         self._tasks.end_all(CLOCK_SET_BACK, "the gateway's clock was set back; open the task anew.")
         self._keys.forget()
         self._feed.begin_anew()

@@ -37,6 +37,7 @@ def forgive(history: History, ahead_until: datetime | None, now: datetime) -> li
             " right, and was ahead when that was recorded: stepgrant serve --clock-was-ahead %s",
             said,
             said,
+            extra={"event": "clock_behind_ledger"},
         )
         return []
     if ahead_until != latest:

@@ -180,7 +180,8 @@ def _time(recent: Recent, now: datetime) -> Check:
     last = recent.events[-1].at
     if last - now > LEEWAY:
         says = f"this clock is {span(last - now)} behind the last record: until it is past that, nothing is granted"
-        return failed(name, says, "set the clock by NTP (chronyc tracking, timedatectl)", Exit.UNAVAILABLE)
+        todo = "set the clock by NTP (chronyc tracking); if it is right and was ahead: docs/operations.md#clock"
+        return failed(name, says, todo, Exit.UNAVAILABLE)
     return good(name, f"the last record was made {span(now - last)} ago")
 
 
