@@ -62,6 +62,8 @@ class FakeLease:
         self.ended: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
         self.hold: asyncio.Event | None = None
         self.error: Exception | None = None
+        self.steps_live_on = False
+        self.losses: list[str] = []
 
     async def declare(self, request: DeclareStep) -> StepGranted | Denial:
         self.asked.append(request)
@@ -88,9 +90,11 @@ class FakeLease:
         return b"r" * 32
 
     def when_released(self, end_watch: Callable[[], None]) -> None:
-        end_watch()
+        if not self.steps_live_on:
+            end_watch()
 
     def lost(self, code: str, reason: str) -> None:
+        self.losses.append(code)
         if not self.ended.done():
             self.ended.set_result((code, reason))
 

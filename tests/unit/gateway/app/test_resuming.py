@@ -298,3 +298,12 @@ async def test_inv_03_what_a_take_over_is_followed_by_is_not_granted_before_it_i
         # Nor does it pile up: the next one waits until this one is on record.
         assert (await built.while_time_passes(built.take(second.resume_token()))).code is DenialCode.OVERLOADED
         store.refuse = False
+
+
+async def test_sm_03_only_the_latest_token_of_a_stream_is_good() -> None:
+    async with heart() as built:
+        lease = await built.open()
+        earlier, latest = lease.resume_token(), lease.resume_token()
+        assert (await refused(built, earlier)).code is DenialCode.RESUME_REFUSED
+        assert len(built.state.resumable) == 1
+        await built.taken(latest)

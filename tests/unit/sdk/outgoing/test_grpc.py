@@ -172,10 +172,12 @@ async def test_inv_8_a_call_shows_the_certificate_that_its_grant_is_bound_to(gat
     async with serving(gateway) as (resource, target), Client(gateway.address, gateway.gateway_id, identity) as client:
         async with channel(ORDERS, target, client=client) as connection, task("Refund") as opened:
             held = opened.holder.identity
-            identity.become(gateway.authority.snapshot("agent/test"))
             async with opened.step("orders.get"):
+                identity.become(gateway.authority.snapshot("agent/test"))
+                await gateway.until(lambda: gateway.resumed)
                 await get(connection)(Message(step_id="x"))
-            await get(connection)(Message(step_id="y"))
+                async with opened.step("orders.get"):
+                    await get(connection)(Message(step_id="y"))
     shown = [ssl.PEM_cert_to_DER_cert(pem.decode()) for pem in resource.peers]
     assert shown == [held.chain_der[0], identity.current().chain_der[0]]
 
