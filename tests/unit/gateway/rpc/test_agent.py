@@ -174,7 +174,7 @@ async def test_requests_without_bound_end_the_stream(opened):
 
 
 @pytest.mark.parametrize("how", ["half_close", "cancel"])
-async def test_the_lease_ends_with_the_stream_however_it_ends(opened, how):
+async def test_sm_03_the_lease_ends_with_the_stream_however_it_ends(opened, how):
     """INV-05: a step whose stream is gone is abandoned at once."""
     if how == "cancel":
         opened.call.cancel()
