@@ -39,7 +39,7 @@ async def test_tr_06_of_an_agent_that_never_reads_nothing_stays_once_its_connect
         for _ in range(2 * MAX_OUTBOX):
             lease.push(StepEnded(STEP, "revoked", "locked", "x" * 100, START))
 
-        assert (await asyncio.wait_for(lease.ended, 30))[0] == "stream_lost"
+        assert (await asyncio.wait_for(lease.ended, 30))[0] == "stream_broken"
         await agent.over()
         await eventually(lambda: not len(face.live) and not face.quotas.open)
 

@@ -45,6 +45,10 @@ class Deadlines:
         self._timer: Timer | None = None
         self._armed: timedelta | None = None
 
+    def __len__(self) -> int:
+        """Deadlines that are to come; cancelled ones count until their time."""
+        return len(self._heap)
+
     def at(self, wall: datetime, callback: Callable[[], None]) -> Deadline:
         """Calls `callback` when the time from now to `wall` has passed, however the wall clock is set meanwhile."""
         deadline = Deadline(

@@ -3,6 +3,8 @@
 from datetime import timedelta
 from functools import partial
 
+import pytest
+
 from stepgrant_gateway.app.expiry import AT_ONCE, TRIES, TRY_AGAIN, Deadlines
 from tests.kit.clock import ManualClock
 
@@ -81,3 +83,15 @@ def test_ds_06_what_is_due_at_one_instant_lets_the_others_have_their_turn() -> N
 
     assert happened.index("other") == AT_ONCE
     assert [one for one in happened if one != "other"] == list(range(3 * AT_ONCE))
+
+
+@pytest.mark.slow
+def test_ds_06_a_hundred_thousand_that_are_due_together_all_happen_and_leave_nothing() -> None:
+    clock, happened = ManualClock(), []
+    deadlines = Deadlines(clock)
+    for number in range(100_000):
+        deadlines.at(clock.now() + timedelta(seconds=1), partial(happened.append, number))
+    clock.advance(timedelta(seconds=1))
+
+    assert len(happened) == 100_000
+    assert not len(deadlines)

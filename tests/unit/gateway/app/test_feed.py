@@ -65,7 +65,7 @@ async def test_a_resource_sees_only_audiences_that_the_catalog_gives_to_it() -> 
         assert built.feed.revoked(step.grant_id) is not None
 
 
-async def test_a_slow_reader_is_cut_off_and_never_skipped() -> None:
+async def test_tr_06_a_slow_reader_is_cut_off_and_never_skipped() -> None:
     """INV-11."""
     async with heart() as built:
         slow = built.feed.subscribe(ORDERS, [ORDERS])

@@ -122,7 +122,7 @@ async def test_a_report_is_never_refused_for_its_rate(face):
     assert (await agent.read()).settled.step_id == STEP
 
 
-async def test_one_noisy_agent_costs_the_others_nothing(face):
+async def test_ds_02_one_noisy_agent_costs_the_others_nothing(face):
     noisy = Agent(face.channel)
     await noisy.open()
     face.peer = QUIET
@@ -162,7 +162,7 @@ async def test_a_console_that_polls_does_not_keep_its_operator_from_locking(face
     ("method", "errand", "most"),
     [(PERFORM, Errand.OPEN, MAX_TASKS_PER_IDENTITY), (WATCH, Errand.WATCH, MAX_WATCHES_PER_IDENTITY)],
 )
-def test_one_identity_has_so_many_calls_open_and_no_more(method, errand, most):
+def test_ds_01_one_identity_has_so_many_calls_open_and_no_more(method, errand, most):
     """INV-11: one workload never takes all the tasks and watches of a gateway."""
     clock = ManualClock()
     quotas = Quotas(clock)

@@ -171,7 +171,7 @@ def test_what_is_no_certificate_is_refused(der: bytes) -> None:
         verify_x509_svid(der, (), BundleSet((AUTHORITY.bundle(),)), START)
 
 
-def test_counts_and_sizes_are_bounded_before_anything_is_parsed() -> None:
+def test_ds_03_counts_and_sizes_are_bounded_before_anything_is_parsed() -> None:
     bundles = BundleSet((AUTHORITY.bundle(),))
     with pytest.raises(InvalidSvidError, match="9 certificates, more than 8"):
         verify_x509_svid(b"", [b""] * MAX_CHAIN, bundles, START)
