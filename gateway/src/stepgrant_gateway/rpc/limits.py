@@ -66,5 +66,7 @@ MAX_TASKS_PER_IDENTITY: Final = 2_000
 """Open task streams of one identity: a tenth of what the gateway holds."""
 MAX_WATCHES_PER_IDENTITY: Final = 64
 """Subscriptions of one identity: the replicas of one resource."""
+MAX_TAILS_PER_IDENTITY: Final = 16
+"""Open tails of the ledger of one operator: each reads the file, and holds what its reader has not taken yet."""
 PLACE_RETRY_AFTER: Final = timedelta(seconds=1)
 """When to look for a free place: they come free as calls end, which nobody can foretell."""

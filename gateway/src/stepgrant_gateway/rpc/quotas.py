@@ -20,6 +20,7 @@ from stepgrant_gateway.rpc.limits import (
     ENFORCE_RATE,
     LOCK_RATE,
     MAX_IDENTITIES,
+    MAX_TAILS_PER_IDENTITY,
     MAX_TASKS_PER_IDENTITY,
     MAX_WATCHES_PER_IDENTITY,
     OPEN_RATE,
@@ -42,6 +43,7 @@ class Errand(Enum):
     WATCH = "subscriptions"
     OPERATE = "operator calls"
     LOCK = "locks"
+    TAIL = "tails of the ledger"
 
 
 RATES: Final[Mapping[Errand, Rate]] = {
@@ -51,6 +53,7 @@ RATES: Final[Mapping[Errand, Rate]] = {
     Errand.WATCH: WATCH_RATE,
     Errand.OPERATE: OPERATE_RATE,
     Errand.LOCK: LOCK_RATE,
+    Errand.TAIL: WATCH_RATE,
 }
 ERRANDS: Final[Mapping[str, Errand]] = {
     "/stepgrant.v1.AgentGateway/PerformTask": Errand.OPEN,
@@ -64,12 +67,13 @@ ERRANDS: Final[Mapping[str, Errand]] = {
     "/stepgrant.v1.Operator/LiftLock": Errand.OPERATE,
     "/stepgrant.v1.Operator/ListLocks": Errand.OPERATE,
     "/stepgrant.v1.Operator/ReloadPolicy": Errand.OPERATE,
-    "/stepgrant.v1.Operator/TailLedger": Errand.OPERATE,
+    "/stepgrant.v1.Operator/TailLedger": Errand.TAIL,
 }
 """What each method is for. One that is not here is not served."""
 PLACES: Final[Mapping[Errand, int]] = {
     Errand.OPEN: MAX_TASKS_PER_IDENTITY,
     Errand.WATCH: MAX_WATCHES_PER_IDENTITY,
+    Errand.TAIL: MAX_TAILS_PER_IDENTITY,
 }
 """Calls of one identity that may be open at once, for errands that take their time."""
 

@@ -12,7 +12,7 @@ from stepgrant.ids import ulid
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import agent_pb2, operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.core.principal import Peer
-from stepgrant_gateway.rpc.limits import MAX_TASKS_PER_IDENTITY, MAX_WATCHES_PER_IDENTITY
+from stepgrant_gateway.rpc.limits import MAX_TAILS_PER_IDENTITY, MAX_TASKS_PER_IDENTITY, MAX_WATCHES_PER_IDENTITY
 from stepgrant_gateway.rpc.quotas import ERRANDS, PLACES, RATES, Errand, Quotas
 from stepgrant_gateway.rpc.status import ERROR_CODE_KEY, RETRY_AFTER_KEY, OverloadedError
 from tests.kit.agent import Agent, declaring
@@ -24,6 +24,7 @@ ME = str(AGENT.spiffe_id)
 QUIET = Peer(parse_spiffe_id("spiffe://acme.org/agent/quiet"), "x509", AGENT.not_after, AGENT.certificate_sha256)
 PERFORM = "/stepgrant.v1.AgentGateway/PerformTask"
 WATCH = "/stepgrant.v1.GrantVerifier/Watch"
+TAIL = "/stepgrant.v1.Operator/TailLedger"
 
 
 def path(method) -> str:
@@ -160,10 +161,14 @@ async def test_a_console_that_polls_does_not_keep_its_operator_from_locking(face
 
 @pytest.mark.parametrize(
     ("method", "errand", "most"),
-    [(PERFORM, Errand.OPEN, MAX_TASKS_PER_IDENTITY), (WATCH, Errand.WATCH, MAX_WATCHES_PER_IDENTITY)],
+    [
+        (PERFORM, Errand.OPEN, MAX_TASKS_PER_IDENTITY),
+        (WATCH, Errand.WATCH, MAX_WATCHES_PER_IDENTITY),
+        (TAIL, Errand.TAIL, MAX_TAILS_PER_IDENTITY),
+    ],
 )
 def test_ds_01_one_identity_has_so_many_calls_open_and_no_more(method, errand, most):
-    """INV-11: one workload never takes all the tasks and watches of a gateway."""
+    """INV-11: one workload never takes all the tasks, watches and tails of a gateway."""
     clock = ManualClock()
     quotas = Quotas(clock)
     held = []
