@@ -10,6 +10,8 @@ from stepgrant_gateway.core.ports import Clock
 
 SET_BACK: Final = max(FEED_AGE_ALLOWED.values())
 """From this on a wall clock was set back, and not disciplined: verifiers end their trust by the same measure."""
+DRIFT: Final = 0.001
+"""By how much of the time the clocks may part without that: twice what a wall clock is slewed by (adjtime: 500 ppm)."""
 
 
 class WallTime:
@@ -17,15 +19,19 @@ class WallTime:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._furthest = clock.now() - clock.monotonic()
+        self._seen = clock.monotonic()
+        self._furthest = clock.now() - self._seen
 
     def set_back(self) -> timedelta:
         """By how much it was set back since the last `settle`; zero for what verifiers put up with."""
-        offset = self._clock.now() - self._clock.monotonic()
-        self._furthest = max(self._furthest, offset)
+        monotonic = self._clock.monotonic()
+        offset = self._clock.now() - monotonic
+        self._furthest = max(self._furthest - (monotonic - self._seen) * DRIFT, offset)
+        self._seen = monotonic
         by = self._furthest - offset
         return by if by > SET_BACK else timedelta(0)
 
     def settle(self) -> None:
         """From now on the clock counts as right."""
-        self._furthest = self._clock.now() - self._clock.monotonic()
+        self._seen = self._clock.monotonic()
+        self._furthest = self._clock.now() - self._seen

@@ -43,7 +43,8 @@ async def channel(
     Inside a step whose grant is for this audience, calls carry that grant. Otherwise a call that `calls` knows becomes a
     step of its own: declared from the message, called, reported. Other calls carry nothing. `server_id` is the SPIFFE ID
     that the resource must prove; by default the audience, if that is one. A call under a grant shows the SVID of its task,
-    every other the newest one. When the resource rotates, it is proven anew.
+    every other the newest one. When the resource rotates, it is proven anew; where nobody proves to be it, a call fails at
+    once, with `wait_for_ready` too.
 
     Raises:
         MisuseError: no SPIFFE ID to expect, or a malformed target.
