@@ -20,6 +20,8 @@ LONGEST_WAIT: Final = timedelta(seconds=2)
 SILENCE: Final = timedelta(seconds=5)
 """Without any event for this long the subscription is given up: heartbeats come each second."""
 SNAPSHOT_WITHIN: Final = timedelta(seconds=10)
+REFRESH: Final = timedelta(hours=1)
+"""Age at which a subscription is replaced by one over a new connection: a gateway ends connections that have grown old."""
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +82,11 @@ class Watcher:
                     live = fresh
                 if begun.is_set():
                     wait = FIRST_WAIT
-                    await _first_of(fresh, self._again)
+                    old = self._clock.call_at(self._clock.monotonic() + REFRESH, self.resync)
+                    try:
+                        await _first_of(fresh, self._again)
+                    finally:
+                        old.cancel()
                     if not fresh.done():
                         continue
                 self._failure = _failure(fresh)

@@ -9,7 +9,7 @@ import pytest
 
 from stepgrant.errors import GatewayUnavailableError
 from stepgrant.verify.feed import TrustedFeed
-from stepgrant.verify.watch import FIRST_WAIT, LONGEST_WAIT, Watcher
+from stepgrant.verify.watch import FIRST_WAIT, LONGEST_WAIT, REFRESH, Watcher
 from tests.kit.enforcement import AUDIENCE, GatewayDouble, UpstreamDouble
 
 
@@ -142,6 +142,19 @@ async def test_a_resync_overlaps_and_the_old_subscription_is_heard_no_more():
         await until(lambda: watching.feed.key(announced.kid, watching.gateway.clock.now()) is not None)
         assert watching.feed.view.trusted
         assert watching.waits == []
+
+
+async def test_tr_06_a_subscription_is_replaced_before_its_connection_is_ended_for_its_age():
+    """INV-11: without a moment in which nothing is trusted."""
+    async with running() as watching:
+        await watching.ready()
+        async with asyncio.timeout(5):
+            while len(watching.upstream.queues) < 2:
+                watching.gateway.clock.advance(REFRESH)
+                await asyncio.sleep(0)
+        assert watching.feed.view.trusted
+
+    assert watching.waits == []
 
 
 async def test_a_resync_that_fails_ends_trust_inv_11():
