@@ -57,6 +57,7 @@ bench: setup ## microbenchmarks of the parts, then decisions between real proces
 	@$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
 	@mkdir -p .cache
 	@$(BIN)/python benchmarks/decision_latency.py --chart .cache/bench.svg
+	@$(BIN)/python benchmarks/decision_parts.py
 	@$(BIN)/python benchmarks/ledger_start.py
 
 soak: setup ## an hour at half load, with a report in docs/soak.md: does anything grow?

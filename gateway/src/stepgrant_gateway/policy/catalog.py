@@ -93,7 +93,7 @@ class LoadedCatalog:
         if rule is None:
             return _denial(NO_PERMIT)
         template = self.calls.get(tool)
-        sensitive = Tier.SENSITIVE in {schema.tool.tier, rule.tier}
+        sensitive = Tier.SENSITIVE is schema.tool.tier or Tier.SENSITIVE is rule.tier
         return Call(
             tool=schema.tool,
             arguments=arguments,

@@ -83,7 +83,7 @@ class Shape:
     @property
     def seen(self) -> bool:
         """True if policy sees values of this shape."""
-        if self.hidden or self.kind in {Kind.UNION, Kind.ANY}:
+        if self.hidden or self.kind is Kind.UNION or self.kind is Kind.ANY:
             return False
         if self.kind is Kind.ARRAY:
             # A Set has elements of one type, none of them absent.
