@@ -13,7 +13,7 @@ import pytest
 
 from stepgrant._wire import read_answer
 from stepgrant.v1 import agent_pb2, types_pb2
-from tests.kit.speakers import new_id, raw_agent, speaking
+from tests.kit.speakers import ARGUMENTS, new_id, raw_agent, speaking
 
 KINDS = ["scripted", "real"]
 DONE = types_pb2.OUTCOME_COMPLETED
@@ -286,3 +286,40 @@ async def test_a_resume_token_of_another_size_is_refused(speaker):
         await agent.challenged()
         await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening(resume_token=b"short")))
         assert await agent.status() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+BOUNDARIES = ["opened", "declared", "granted", "renewing", "reporting", "settled"]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+async def test_sm_03_whatever_was_said_last_a_client_that_is_gone_leaves_no_live_step(speaker, boundary):
+    """And its task goes on only for who has its identity, its key and its token."""
+    identity, step = speaker.identity(), new_id()
+    declare = agent_pb2.Declare(step_id=step, tool="orders.get", arguments_json=ARGUMENTS)
+    report = agent_pb2.Report(step_id=step, outcome=DONE)
+    async with raw_agent(speaker, identity) as gone:
+        opened = await gone.open()
+        token = opened.resume_token
+        match BOUNDARIES.index(boundary):
+            case 1:
+                await gone.write(agent_pb2.AgentMessage(request=2, declare=declare))
+            case later if later > 1:
+                assert (await gone.say(declare=declare)).WhichOneof("message") == "granted"
+        match boundary:
+            case "renewing":
+                await gone.write(agent_pb2.AgentMessage(request=3, renew=agent_pb2.Renew(step_id=step)))
+            case "reporting":
+                await gone.write(agent_pb2.AgentMessage(request=3, report=report))
+            case "settled":
+                await gone.say(report=report)
+        await gone.hang_up()
+        async with raw_agent(speaker, identity) as other_instance:
+            await other_instance.challenged()
+            answer = await other_instance.say(open=other_instance.opening(resume_token=token))
+            assert answer.denied.code == "resume_refused"
+        async with raw_agent(speaker, identity, gone.key) as same:
+            await speaker.until_lost(opened.task_id)
+            assert list((await same.open(resume_token=token)).live_steps) == []
+            again = await same.say(declare=declare)
+            fresh = boundary in {"opened", "declared"}
+            assert again.WhichOneof("message") == "denied" or fresh

@@ -64,7 +64,7 @@ class Resuming:
         """The task is this stream's from now on, and the token is used. To be called in one go with `find`.
 
         In force at once and recorded when the ledger can, like an end: it mints nothing, and what is granted on the new
-        stream stands behind it in the ledger (ADR 17).
+        stream stands behind it in the ledger (ADR 18).
         """
         del self._state.resumable[task.resume_sha256]
         before, lingered = task.push, task.lingering

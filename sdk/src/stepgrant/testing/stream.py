@@ -31,6 +31,7 @@ from stepgrant.v1 import agent_pb2, types_pb2
 
 TASK_LIFE: Final = timedelta(minutes=15)
 LIMITS: Final = agent_pb2.Limits(live_steps=64, depth=8, arguments_bytes=64 * 1024, steps=10_000)
+STEP_ENDED: Final = Denial(DenialCode.STEP_ENDED, "The step is over.", "Declare a new step.")
 _REVOKES: Final = frozenset({DenialCode.NO_PERMIT, DenialCode.FORBIDDEN, DenialCode.LOCKED})
 """Renewals denied so revoke the step; others let the grant run out (INV-6)."""
 
@@ -232,6 +233,8 @@ class ScriptedStream:
             if known.digest != intent:
                 raise StepExistsError("the step id stands for another intent")
             answer = known.answer
+            if known.state not in {"granted", "denied"}:
+                answer = self._decide(declared, STEP_ENDED, known.leaf_sha256)
         else:
             self._script.declared.append(declared)
             await self._script.note()
@@ -249,7 +252,7 @@ class ScriptedStream:
         self._script.renewed.append(step_id)
         rule = self._script.for_renewal(step.declared.tool)
         if step.state != "granted":
-            rule = Denial(DenialCode.STEP_ENDED, "The step is over.", "Declare a new step.")
+            rule = STEP_ENDED
         answer = self._decide(step.declared, rule, step.leaf_sha256)
         await self.say(_reply(number, answer))
         if isinstance(rule, Denial) and rule.code in _REVOKES:
