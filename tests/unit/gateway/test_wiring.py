@@ -13,8 +13,9 @@ import pytest
 
 from stepgrant.grant import HEARTBEAT
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
+from stepgrant_gateway.app.auditing import verify_ledger
 from stepgrant_gateway.config import parse_config
-from stepgrant_gateway.core.errors import ConfigError
+from stepgrant_gateway.core.errors import ConfigError, LedgerBrokenError
 from stepgrant_gateway.identity.settings import IdentitySettings
 from stepgrant_gateway.storage.sqlite import SqliteLedger, SqliteLedgerReader
 from stepgrant_gateway.system import identity_source, system_entropy
@@ -23,6 +24,7 @@ from stepgrant_gateway.wiring import Gateway, World
 from tests.kit.chains import TASK, chain_of, granted, started
 from tests.kit.clock import ManualClock
 from tests.kit.running import ISSUER, SUPPORT_POLICY, running_gateway
+from tests.kit.work import work
 
 ORDERS = "spiffe://dev.stepgrant.test/resource/orders"
 
@@ -63,6 +65,28 @@ async def test_steps_that_a_killed_gateway_left_are_abandoned_on_record_once_inv
         async with running_gateway(ledger=path):
             ends = [body["data"] for body in recorded(path) if body["type"] == "step.ended"]
         assert [(end["grant"], end["state"], end["code"]) for end in ends] == [(TASK, "abandoned", "gateway_gone")]
+
+
+async def test_a_start_begins_with_the_snapshot_that_the_last_stop_left(tmp_path):
+    """What lies before it is not read again: a change there is `audit verify`'s to find, which reads all."""
+    path = tmp_path / "ledger.db"
+    store = SqliteLedger(path)
+    store.append(chain_of(started(), *work(1200)), [])
+    store.close()
+    async with running_gateway(ledger=path):
+        pass
+    assert [body["type"] for body in recorded(path)][-2:] == ["ledger.snapshot", "gateway.stopped"]
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "DROP TRIGGER records_stay; UPDATE records SET body = CAST(body || ' ' AS BLOB) WHERE position = 3"
+    )
+    connection.close()
+
+    async with running_gateway(ledger=path):
+        pass
+
+    with contextlib.closing(SqliteLedgerReader(path)) as reader, pytest.raises(LedgerBrokenError, match="record 3 "):
+        verify_ledger(reader)
 
 
 async def test_a_gateway_that_is_not_the_issuer_does_not_start(tmp_path):
