@@ -30,6 +30,7 @@ from stepgrant_gateway.rpc.limits import (
     MAX_WAITING,
     OPEN_WITHIN,
     RETRY_AFTER,
+    STANDS_BACK,
 )
 from stepgrant_gateway.rpc.opening import Speaker, opening_of
 from stepgrant_gateway.rpc.outbox import Outbox
@@ -170,27 +171,34 @@ class TaskStream:
             if message.WhichOneof("message") == "close":
                 await self._close(expected, message.close)
                 return
-            self._start(expected, message)
+            if not self._start(expected, message):
+                # What else there is to do comes before the next message of a stream that asks too often.
+                for _ in range(STANDS_BACK):
+                    await asyncio.sleep(0)
             expected += 1
 
-    def _start(self, number: int, message: agent_pb2.AgentMessage) -> None:
-        """Lets a request be handled while the next ones are read: a Declare that waits for the disk blocks no Report."""
+    def _start(self, number: int, message: agent_pb2.AgentMessage) -> bool:
+        """Lets a request be handled while the next ones are read: a Declare that waits for the disk blocks no Report.
+
+        False if it was put off: this workload asks too often.
+        """
         if len(self._handlers) >= MAX_IN_FLIGHT:
             raise OverloadedError(f"more than {MAX_IN_FLIGHT} requests of this stream are in flight")
         lease = self._leased()
         match message.WhichOneof("message"):
             case "declare":
                 if self._too_often(number, message.declare.step_id):
-                    return
+                    return False
                 self._declare(lease, number, message.declare)
             case "renew":
                 if self._too_often(number, message.renew.step_id):
-                    return
+                    return False
                 self._renew(lease, number, message.renew)
             case "report":
                 self._spawn(self._report(lease, number, message.report), waits=False)
             case _:
                 raise ProtocolError("a stream opens one task, and it is open")
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
         task = asyncio.get_running_loop().create_task(self._handle(work))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import StepEnded
 from stepgrant_gateway.rpc.caller import Caller
-from stepgrant_gateway.rpc.limits import MAX_OUTBOX
+from stepgrant_gateway.rpc.limits import MAX_OUTBOX, STANDS_BACK
 from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.stream import STREAM_BROKEN, TaskStream
 from stepgrant_gateway.rpc.turns import Turns
-from tests.kit.agent import opening
+from tests.kit.agent import declaring, opening
 from tests.kit.clock import START, ManualClock
 from tests.kit.face import AGENT, GATEWAY_ID, INSTANCE, LIMITS, STEP, FakeTasks
 
@@ -34,4 +35,30 @@ async def test_the_lease_of_an_agent_that_does_not_read_ends_although_nothing_ca
 
     code, _ = await asyncio.wait_for(tasks.leases[0].ended, 5)
     assert code == STREAM_BROKEN
+    listening.cancel()
+
+
+async def test_a_stream_that_asks_too_often_is_read_after_all_else_there_is_to_do():
+    """INV-11 and design 6, Load: also to be refused costs the others something, so it comes last."""
+    tasks, clock = FakeTasks(), ManualClock()
+    speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
+    patience = timedelta(milliseconds=5)
+    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, clock, NONCE, lambda: patience, Turns(clock))
+    sent = [agent_pb2.AgentMessage(request=1, open=opening(NONCE))]
+    sent += [agent_pb2.AgentMessage(request=number, declare=declaring()) for number in range(2, 100)]
+    waiting = iter(sent)
+    taken = 0
+
+    async def read() -> agent_pb2.AgentMessage:
+        nonlocal taken
+        taken += 1
+        return next(waiting)
+
+    listening = asyncio.get_running_loop().create_task(stream.listen(read))
+    await asyncio.wait_for(tasks.leased.wait(), 5)
+    before = taken
+    for _ in range(4 * STANDS_BACK):
+        await asyncio.sleep(0)
+
+    assert 2 <= taken - before <= 5
     listening.cancel()
