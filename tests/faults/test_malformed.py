@@ -121,7 +121,7 @@ def test_tr_05_what_breaks_the_type_of_a_request_is_an_invalid_argument(wire, me
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_tr_05_any_request_ends_as_what_it_is(wire, method):
     @given(mangled(method.input_type))
-    @settings(max_examples=10 if method.name == "ReloadPolicy" else settings.default.max_examples)
+    @settings(max_examples=3 if method.name == "ReloadPolicy" else settings.default.max_examples)
     def holds(body: bytes) -> None:
         if method.name == "TailLedger":
             body += NOT_FOLLOWING

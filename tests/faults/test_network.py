@@ -67,6 +67,7 @@ async def body_ends(task, begun: asyncio.Event) -> StepgrantError:
     return heard.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [Network.BLACK_HOLE, Network.GARBLED])
 async def test_tr_07_when_nothing_comes_through_both_ends_find_out_and_the_step_is_over(short, network):
     async with line() as between, between.client.task("Refund", PARAMETERS) as task:
@@ -128,7 +129,7 @@ async def test_tr_07_a_connection_that_is_cut_ends_the_task_at_both_ends_and_the
 
 async def test_tr_07_a_slow_network_is_slow_and_no_more():
     async with line() as between:
-        between.network.delay = 0.1
+        between.network.delay = 0.02
         async with between.client.task("Refund", PARAMETERS) as task, task.step(*GET) as step:
             assert step.grant.token
         assert not between.live_steps()
