@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stepgrant.errors import Denial
 from stepgrant.ids import ulid
 from stepgrant.intent import from_python
+from stepgrant.selector import matches
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
@@ -241,6 +242,20 @@ class Heart:
         answer = await lease.declare(self.intent(tool, arguments, **more))  # type: ignore[arg-type]
         assert isinstance(answer, StepGranted), answer
         return answer
+
+    def known_dead(self, grant_id: str) -> bool:
+        """True if resources were told: by the grant's own event, or by that of a lock, or its lifting, that matches it."""
+        if self.feed.revoked(grant_id) is not None:
+            return True
+        step = self.state.grants[grant_id]
+        selectors = [
+            *(lock.selector for lock in self.state.locks.values()),
+            *(lock.selector for lock in self.state.lifted),
+        ]
+        return step.code == "locked" and any(
+            matches(selector, workload=AGENT, task_type="Refund", tool=step.declared.tool, target=step.target)
+            for selector in selectors
+        )
 
     async def while_time_passes(self, work: Awaitable[T]) -> T:
         """The result of `work`, the clock going on in small steps until it is there."""

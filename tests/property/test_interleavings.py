@@ -139,7 +139,7 @@ class Storm:
         live = {step.held.grant_id for step in steps}
         for grant_id, (grant, _) in self.given.items():
             if grant_id not in live and grant.expires_at > self.built.clock.now():
-                assert self.built.feed.revoked(grant_id) is not None, "a dead grant that the feed does not name"
+                assert self.built.known_dead(grant_id), "a dead grant that the feed does not name"
 
     async def settle(self) -> None:
         """The weather is fine again; everybody hears an answer, and goes."""

@@ -190,8 +190,8 @@ class Play:
         if deed.kind in {"close", "lost", "lock"} or answer in {"settled", "late", "closed", "step_ended"}:
             for grant in self.grants:
                 step = self.built.state.grants.get(grant)
-                known = self.built.feed.revoked(grant) is not None
-                assert known or step is None or step.code == "expired", "ended, and no resource was told"
+                gone = step is None or step.code == "expired"
+                assert gone or self.built.known_dead(grant), "ended, and no resource was told"
 
     def begin(self, kind: str, work: Any, *arguments: str) -> None:
         deed = self.note(kind, *arguments)
