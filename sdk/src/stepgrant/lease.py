@@ -22,8 +22,8 @@ from stepgrant.errors import (
 )
 from stepgrant.holding import Hold, Holder, OpenStream, StepIntent
 from stepgrant.patience import Patience
-from stepgrant.pauses import Pauses
-from stepgrant.session import Ends, Session, again
+from stepgrant.pauses import GIVE_UP, LINGER, TRY_TO_MOVE, TRY_TO_TAKE_UP, Pauses
+from stepgrant.session import Ends, Session, again, ending, given_up
 from stepgrant.v1 import agent_pb2
 
 if TYPE_CHECKING:
@@ -31,14 +31,8 @@ if TYPE_CHECKING:
 
 TAKEN_OVER: Final = "taken_over"
 """The code that the gateway closes a stream with when another one has its task."""
-LINGER: Final = timedelta(seconds=5)
-"""How long a task whose stream was lost is tried to be taken up again: no gateway keeps it longer."""
 LAST_WORDS: Final = timedelta(seconds=5)
 """How long the end of a stream that was taken over is awaited, so that what it says of steps is heard."""
-TRY_TO_TAKE_UP: Final = timedelta(seconds=1)
-"""Longest pause between two tries to take up a task whose stream was lost."""
-TRY_TO_MOVE: Final = timedelta(seconds=30)
-"""Longest pause between two tries to move a task to a newer identity: its old stream serves it meanwhile."""
 SOONEST_LOOK: Final = timedelta(seconds=1)
 """Least time between two looks at whether there is a newer identity; whoever brings one says so besides."""
 
@@ -67,7 +61,8 @@ class Lease:
         self._gate = asyncio.Event()
         self._gate.set()
         self._mover: asyncio.Task[None] | None = None
-        self._look: Timer | None = None
+        self._asked_over = False
+        self._timers: list[Timer] = []
         self._pauses = Pauses(clock)
         self._background: set[asyncio.Task[Any]] = set()
         self._settle()
@@ -119,8 +114,6 @@ class Lease:
         except BaseException:
             self._ends.forget(intent.step_id)
             raise
-        if isinstance(answer, Denial):
-            self._ends.forget(intent.step_id)
         return answer, holder
 
     async def renew(self, step_id: str) -> Grant | Denial:
@@ -157,8 +150,7 @@ class Lease:
     def abandon(self) -> None:
         """Ends the stream at once, and with it all that lives on it."""
         self._finish(TaskClosedError("the task is over; open a new one"))
-        if self._mover is not None:
-            self._mover.cancel()
+        self._stop_moving()
         self._hold.session.abandon()
         self._hold.release()
 
@@ -194,7 +186,10 @@ class Lease:
         self._asking += 1
         self._quiet.clear()
         try:
-            return await hold.session.ask(kind, message, step_id, kinds), hold.holder
+            answer = await hold.session.ask(kind, message, step_id, kinds)
+            if kind == "declare" and isinstance(answer, Denial):
+                self._ends.forget(step_id)  # Also while it waits to be asked again: there is no step that could end.
+            return answer, hold.holder
         finally:
             self._asking -= 1
             if not self._asking:
@@ -213,16 +208,18 @@ class Lease:
     def _settle(self) -> None:
         """On a stream: what it is told, and when its identity is looked after."""
         self._hold.session.when_over(self._stream_over)
+        self._look_later()
+
+    def _look_later(self) -> None:
         left = self._hold.holder.identity.not_after - self._clock.now()
-        wait = max(left / 2, SOONEST_LOOK)
-        self._look = self._clock.call_at(self._clock.monotonic() + wait, self._look_again)
+        if self._over is None and left > timedelta(0):
+            soon = self._clock.monotonic() + max(left / 2, SOONEST_LOOK)
+            self._timers.append(self._clock.call_at(soon, self._look_again))
 
     def _look_again(self) -> None:
         """Not every source says so by itself when there is a newer identity."""
         self.look_for_identity()
-        left = self._hold.holder.identity.not_after - self._clock.now()
-        if self._over is None and left > timedelta(0):
-            self._look = self._clock.call_at(self._clock.monotonic() + max(left / 2, SOONEST_LOOK), self._look_again)
+        self._look_later()
 
     def _newer_identity(self) -> bool:
         holder = self._hold.holder
@@ -236,13 +233,14 @@ class Lease:
         error = session.over
         if session is not self._hold.session or self._over is not None or error is None:
             return
-        if session.closed_as == TAKEN_OVER and self._mover is not None:
+        if session.closed_as == TAKEN_OVER and self._asked_over:
             return  # By ourselves: the answer is on its way on the other stream, and what is live lives on.
         self._ends.abandon(self._ends.awaited(), error)
         if session.closed_as or not isinstance(error, GatewayUnavailableError):
-            self._finish(_ending(error))
+            self._finish(ending(error))
             return
         self._lost, self._lost_at = error, self._clock.monotonic()
+        self._timers.append(self._clock.call_at(self._lost_at + GIVE_UP, self._stop_moving))
         self._gate.clear()
         self._pauses.begin_anew()
         self._move_soon()
@@ -257,6 +255,15 @@ class Lease:
         if not mover.cancelled() and (error := mover.exception()) is not None:
             _log.error("A task could not be moved to another stream, and ends.", exc_info=error)
             self._finish(GatewayUnavailableError("the task could not be moved to another stream"))
+        elif self._lost is not None:
+            if mover.cancelled():
+                self._finish(given_up(self._lost, "nobody answered in time"))
+            else:
+                self._move_soon()  # It was lost while the mover was on its way out.
+
+    def _stop_moving(self) -> None:
+        if self._mover is not None:
+            self._mover.cancel()
 
     async def _move(self) -> None:
         """Until the task is on a live stream with the newest identity, or nothing can be done for it."""
@@ -270,8 +277,8 @@ class Lease:
             hopeless = isinstance(failure, Denied) and failure.denial.code is DenialCode.RESUME_REFUSED
             if self._lost is not None:
                 late = self._clock.monotonic() - self._lost_at >= LINGER
-                if hopeless or late or isinstance(failure, NobodyListensError):
-                    self._finish(_given_up(self._lost, failure))
+                if hopeless or late or isinstance(failure, NobodyListensError | TaskClosedError):
+                    self._finish(given_up(self._lost, failure))
                     return
             elif hopeless:
                 _log.warning("A task stays with its old identity until that ends: %s", failure)
@@ -286,14 +293,15 @@ class Lease:
             if old.session.closed_as == TAKEN_OVER:
                 # The gateway gave the task to a stream that was lost before it could say so.
                 self._ends.abandon(self._ends.awaited(), GatewayUnavailableError(str(error)))
-                self._finish(_given_up(GatewayUnavailableError("the stream was lost as the task moved to it"), error))
+                self._finish(given_up(GatewayUnavailableError("the stream was lost as the task moved to it"), error))
             if self._lost is None:
                 self._gate.set()
             raise
+        finally:
+            self._asked_over = False
         missing = self._ends.awaited() - hold.opened.live_steps
         self._hold, self._lost = hold, None
-        if self._look is not None:
-            self._look.cancel()
+        self._stop_timers()
         self._settle()
         if self._lost is None:
             self._gate.set()
@@ -303,6 +311,7 @@ class Lease:
         """The resume token, once nothing is asked on the old stream any more, and nothing will be."""
         self._gate.clear()
         await self._quiet.wait()
+        self._asked_over = True
         return self._hold.opened.resume_token
 
     async def _retire(self, old: Hold, missing: frozenset[str]) -> None:
@@ -316,10 +325,14 @@ class Lease:
         if self._over is not None:
             return
         self._over, self._lost = error, None
-        if self._look is not None:
-            self._look.cancel()
+        self._stop_timers()
         self._ends.abandon(self._ends.awaited(), error)
         self._gate.set()
+
+    def _stop_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)
@@ -335,12 +348,3 @@ async def open_lease(open_stream: OpenStream, clock: Clock) -> Lease:
 
     ends = Ends()
     return Lease(await open_stream(ends, none), ends, open_stream, clock)
-
-
-def _ending(error: StepgrantError) -> StepgrantError:
-    """The same error, of which no further try in this task can be rid."""
-    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; the task is over, open it again")
-
-
-def _given_up(lost: StepgrantError, failure: BaseException) -> StepgrantError:
-    return type(lost)(f"{lost}; the task is over, open it again (it could not be taken up: {failure})")

@@ -8,7 +8,16 @@ from datetime import timedelta
 from typing import Final
 
 from stepgrant.clock import Clock
+from stepgrant.session import ANSWER_TIMEOUT
 
+LINGER: Final = timedelta(seconds=5)
+"""How long a task whose stream was lost is tried to be taken up again: no gateway keeps it longer."""
+GIVE_UP: Final = LINGER + ANSWER_TIMEOUT
+"""How long after a loss the task is over, also when nobody has answered the try that is under way: steps wait for it."""
+TRY_TO_TAKE_UP: Final = timedelta(seconds=1)
+"""Longest pause between two tries to take up a task whose stream was lost."""
+TRY_TO_MOVE: Final = timedelta(seconds=30)
+"""Longest pause between two tries to move a task to a newer identity: its old stream serves it meanwhile."""
 FIRST: Final = timedelta(milliseconds=50)
 _PARTS: Final = 1024
 

@@ -294,6 +294,12 @@ async def _challenge(call: StreamCall, answer_timeout: timedelta) -> Challenge:
         ) from None
     except grpc.aio.AioRpcError as error:
         raise error_of(error.code(), error.details(), error.trailing_metadata() or ()) from error
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        # Nobody has cancelled who waits here: the connection was closed under the call.
+        raise GatewayUnavailableError("the connection to the gateway was closed before it spoke") from None
     number, answer = read_answer(message)
     if number != 0 or not isinstance(answer, Challenge):
         raise ProtocolError("the gateway's first word is not a challenge")
@@ -303,3 +309,13 @@ async def _challenge(call: StreamCall, answer_timeout: timedelta) -> Challenge:
 def again(error: StepgrantError) -> StepgrantError:
     """The same error anew, so that no two raisers share a traceback."""
     return type(error)(*error.args)
+
+
+def ending(error: StepgrantError) -> StepgrantError:
+    """The same error, of which no further try in this task can be rid."""
+    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; the task is over, open it again")
+
+
+def given_up(lost: StepgrantError, failure: object) -> StepgrantError:
+    """What a stream was lost by, and why the task could not be taken up on another."""
+    return type(lost)(f"{lost}; the task is over, open it again (it could not be taken up: {failure})")

@@ -10,12 +10,29 @@ import pytest
 from stepgrant import blocking
 from stepgrant.client import Client
 from stepgrant.errors import Denial, DenialCode, GatewayUnavailableError, Revoked
-from stepgrant.lease import LINGER
+from stepgrant.pauses import GIVE_UP, LINGER
 from stepgrant.testing import ScriptedGateway
 from tests.kit.clock import ManualClock
 from tests.kit.loop import interrupted, settled
 
 LOCKED = Denial(DenialCode.LOCKED, "An incident.", "Wait.")
+
+
+class SilentGateway(ScriptedGateway):
+    """From `silent` on it takes streams and says nothing on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = False
+        self.reached = asyncio.Event()
+        self.open("Refund")
+        self.grant("orders.get")
+
+    async def PerformTask(self, request_iterator, context):  # noqa: N802 - gRPC's name
+        if self.silent:
+            self.reached.set()
+            await asyncio.Event().wait()
+        await super().PerformTask(request_iterator, context)
 
 
 @pytest.fixture
@@ -197,3 +214,86 @@ async def test_blocking_code_does_not_notice_either(gateway, identity):
     await working
     assert len(gateway.opened) == 1
     assert not any(report.late or report.failed for report in gateway.reported)
+
+
+async def test_a_connection_that_ends_while_a_task_moves_to_it_does_not_keep_the_task_waiting_for_ever():
+    async with SilentGateway() as gateway:
+        identity = gateway.identity()
+        async with Client(gateway.address, gateway.gateway_id, identity) as client, client.task("Refund") as task:
+            gateway.silent = True
+            identity.become(gateway.authority.snapshot("agent/test"))
+            await asyncio.wait_for(gateway.reached.wait(), 10)
+            identity.become(None)
+            await settled(lambda: task._lease._lost is not None)
+            gateway.silent = False
+            identity.become(gateway.authority.snapshot("agent/test"))
+            async with asyncio.timeout(10):
+                await enter(task.step("orders.get"))
+        assert gateway.resumed == [task.id]
+
+
+async def test_a_gateway_that_says_nothing_is_not_waited_for_longer_than_it_could_keep_a_task():
+    clock = ManualClock(datetime.now(UTC))
+    async with SilentGateway() as gateway, gateway.client(clock=clock) as client, client.task("Refund") as task:
+        gateway.silent = True
+        gateway.cut()
+        await asyncio.wait_for(gateway.reached.wait(), 10)
+        waiting = asyncio.create_task(enter(task.step("orders.get")))
+        clock.advance(GIVE_UP)
+        with pytest.raises(GatewayUnavailableError, match="open it again"):
+            async with asyncio.timeout(5):
+                await waiting
+        assert not task.open
+
+
+async def test_inv_05_steps_end_when_somebody_else_has_their_task_while_a_move_waits_to_be_tried_again(
+    gateway, identity
+):
+    clock = ManualClock(datetime.now(UTC))
+    async with (
+        Client(gateway.address, gateway.gateway_id, identity, clock=clock) as client,
+        client.task("Refund") as task,
+    ):
+        gateway.deny_open("Refund", LOCKED)
+        with pytest.raises(Revoked, match="taken_over"):
+            async with task.step("orders.get"):
+                (stream,) = gateway._streams
+                identity.become(gateway.authority.snapshot("agent/test"))
+                await settled(lambda: task._lease._pauses._over is not None)
+                await stream.close("taken_over", "Another stream has the task.")
+                await interrupted()
+        assert not task.open
+
+
+async def test_a_step_that_was_put_off_and_granted_after_a_move_is_not_held_for_one_that_the_move_lost(
+    gateway, identity, task
+):
+    gateway.deny("orders.get", DenialCode.OVERLOADED, "Too much.", retry_after=timedelta(seconds=1))
+    entered, done = asyncio.Event(), asyncio.Event()
+
+    async def work():
+        async with task.step("orders.get"):
+            entered.set()
+            await done.wait()
+
+    working = asyncio.create_task(work())
+    await gateway.until(lambda: gateway.declared)
+    (before,) = gateway._streams
+    before.taken_over = lambda: None  # Its last words are on their way for a while.
+    gateway.grant("orders.get")
+    await rotated(gateway, identity)
+    await asyncio.wait_for(entered.wait(), 10)
+    before.cut()
+    await settled(lambda: not task._lease._background)
+    done.set()
+    await working
+
+
+async def test_a_client_that_is_closed_takes_no_task_up_and_nobody_waits_for_that(gateway):
+    clock = ManualClock(datetime.now(UTC))
+    client = gateway.client(clock=clock)
+    async with client.task("Refund") as task:
+        await client.close()
+        with pytest.raises(GatewayUnavailableError, match="the client is closed"):
+            async with asyncio.timeout(5):
+                await enter(task.step("orders.get"))

@@ -64,11 +64,14 @@ class GatewayLink:
         async with channel:
             stub: verifier_pb2_grpc.GrantVerifierAsyncStub = verifier_pb2_grpc.GrantVerifierStub(channel)
             call = stub.Watch(verifier_pb2.WatchRequest(audiences=sorted(audiences)))
+            begun = False
             try:
                 async with _as_our_errors():
                     async for message in call:
-                        self._stub = stub
-                        self._there.set()
+                        if not begun:
+                            # Once: what an old subscription still says must not take the place of a new one.
+                            begun, self._stub = True, stub
+                            self._there.set()
                         yield to_feed_event(message)
             finally:
                 call.cancel()

@@ -138,6 +138,14 @@ async def test_id_08_a_redemption_on_its_way_while_the_connection_is_replaced_is
     assert one.servicer.redeemed == [REDEMPTION, REDEMPTION]
 
 
+async def test_id_08_what_the_old_subscription_still_says_does_not_take_the_connection_of_the_new_one_away():
+    async with linked() as one, one.watching() as before, one.watching():
+        assert isinstance((await anext(before)).item, Heartbeat)
+        await before.aclose()
+        await one.link.attest(AUDIENCE, GRANT, completed=True, result_sha256=None)
+    assert len(one.servicer.attested) == 1
+
+
 async def test_who_waits_for_a_redemption_can_be_cancelled():
     async with linked() as one, one.watching():
         one.servicer.hold = asyncio.Event()
