@@ -95,7 +95,8 @@ class Operating:
         """
         if len(self._state.locks) >= MAX_LOCKS:
             raise NotAllowedError(f"{MAX_LOCKS} locks are in force: lift one, or lock by a wider selector")
-        now = self._clock.now()
+        # No earlier than anything that was granted: once it is lifted, verifiers go by this, and a clock goes back a little.
+        now = max(self._clock.now(), self._state.latest or self._clock.now())
         lock = Lock(ulid(now, self._entropy(ULID_RANDOM_BYTES)), selector, reason, now, by)
         self._state.locks[lock.lock_id] = lock
         self._state.revision += 1

@@ -50,6 +50,20 @@ async def test_a_lock_ends_what_it_matches_at_once_and_denies_it_from_then_on() 
         await built.granted(lease, "orders.get", ORDER)
 
 
+async def test_inv_05_what_a_lock_ended_stays_dead_although_the_clock_went_back_a_little_before_it() -> None:
+    """A second is no more than a clock is disciplined by, so keys and feed go on; once the lock is lifted its time counts."""
+    async with heart() as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", ORDER)
+        issued_at = built.state.grants[step.grant_id].held.lifetime.issued_at
+        built.clock.set_wall(built.clock.now() - timedelta(seconds=1.5))
+        answer = await built.operating.set_lock(Selector(tool="orders.get"), "stock-taking", OPERATOR)
+        await built.operating.lift_lock(answer.lock.lock_id, "done", OPERATOR)
+        [lifted] = built.state.lifted
+        assert issued_at <= lifted.refuse_issued_until
+        assert lifted.forget_at >= step.expires_at
+
+
 async def test_rv_11_a_lock_on_a_workload_path_acts_although_its_svid_is_valid() -> None:
     async with heart() as built:
         await built.operating.set_lock(Selector(workload="spiffe://dev.stepgrant.test/agent"), "incident", OPERATOR)
