@@ -153,7 +153,7 @@ async def _application(
     sealer = make_sealer(config.inputs, world.entropy)
     store, beside = await asyncio.to_thread(open_ledger, config.ledger)
     stack.callback(store.close)
-    folded = await asyncio.to_thread(lambda: fold_ledger(store, beside.kept()))
+    folded = await asyncio.to_thread(lambda: fold_ledger(store, beside.kept(), world.clock.now()))
     snapshots = Snapshots(beside, folded, config.ledger.snapshot_every)
     forgiven = forgive(folded.history, ahead_until, world.clock.now())
     history = replace(folded.history, latest=None) if forgiven else folded.history

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from stepgrant_gateway.app.auditing import read_all
 from stepgrant_gateway.core.errors import SnapshotError
@@ -26,8 +27,10 @@ class Folded:
     followed: int
 
 
-def fold_ledger(store: LedgerReading, snapshots: Iterable[bytes] = ()) -> Folded:
+def fold_ledger(store: LedgerReading, snapshots: Iterable[bytes] = (), now: datetime | None = None) -> Folded:
     """What the ledger holds, folded; blocking. `snapshots` are tried in their order, the newest first.
+
+    With `now`, what was recorded while the clock was ahead of it makes no label old (ADR 17).
 
     Raises:
         LedgerBrokenError: what was read of the ledger does not verify.
@@ -35,7 +38,7 @@ def fold_ledger(store: LedgerReading, snapshots: Iterable[bytes] = ()) -> Folded
     heads = tuple(store.heads())
     for data in snapshots:
         try:
-            return _resumed(store, heads, data)
+            return _resumed(store, heads, data, now)
         except SnapshotError as error:
             logger.warning(
                 "A snapshot of the ledger is not believed: %s. An older one, or all records, are read.", error
@@ -44,11 +47,11 @@ def fold_ledger(store: LedgerReading, snapshots: Iterable[bytes] = ()) -> Folded
     for stored in read_all(store):
         history.follow(stored.event)
         followed += 1
-    history.tidy()
+    history.tidy(now)
     return Folded(heads, history, followed)
 
 
-def _resumed(store: LedgerReading, heads: tuple[ChainHead, ...], data: bytes) -> Folded:
+def _resumed(store: LedgerReading, heads: tuple[ChainHead, ...], data: bytes, now: datetime | None) -> Folded:
     # 1. It says which records it covers; nothing else of it is read before it is believed.
     covered = covered_heads(data)
     # 2. The chains that it covers are the first of those that are there, so that nothing was put between.
@@ -66,11 +69,14 @@ def _resumed(store: LedgerReading, heads: tuple[ChainHead, ...], data: bytes) ->
     # 5. Among that is the record that names this very snapshot.
     if not named:
         raise SnapshotError("no record names its digest; the gateway may have ended before it was recorded")
-    # 6. Only now it is read, and what came later is folded onto it.
+    # 6. Only now it is read. By a clock that was ahead it has dropped labels that are not old.
     history = decode_snapshot(data)
+    if now is not None and history.latest is not None and history.latest > now:
+        raise SnapshotError("it was made when the clock was ahead of now")
+    # 7. What came later is folded onto it.
     for event in later:
         history.follow(event)
-    history.tidy()
+    history.tidy(now)
     return Folded(heads, history, len(later))
 
 

@@ -98,10 +98,10 @@ class History:
             case _:
                 pass
 
-    def tidy(self) -> None:
-        """Drops what no label window reaches at the end of the record."""
+    def tidy(self, now: datetime | None = None) -> None:
+        """Drops what no label window reaches at the end of the record, or now, if that is earlier."""
         if self.latest is not None:
-            self.labels.tidy(self.latest)
+            self.labels.tidy(self.latest if now is None else min(self.latest, now))
 
     def _granted(self, event: Event) -> None:
         data = event.data

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from stepgrant_gateway.app.folding import Folded, fold_ledger
+from stepgrant_gateway.core.decision import LONGEST_MEMORY
 from stepgrant_gateway.core.errors import LedgerBrokenError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import fold
@@ -80,6 +81,18 @@ class CountedReads:
         found = self._inner.read(instance_id, after, limit)
         self.records += len(found)
         return found
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_ck_01_a_clock_that_was_ahead_makes_no_label_old(*, snapshot: bool) -> None:
+    """Neither what is folded at start nor a snapshot that was made meanwhile launders a label."""
+    ahead = Event(EventType.IDENTITY_DENIED, WORK[-1].at + 2 * LONGEST_MEMORY, {})
+    chain = chain_of(started(), *WORK, ahead)
+    made = encode_snapshot([head_of(chain)], fold([*WORK, ahead]))
+    store = holding(chain_of(started(), *WORK, ahead, named(made)))
+    now = WORK[-1].at + timedelta(hours=1)
+    assert not decode_snapshot(made).labels.workloads
+    assert fold_ledger(store, [made] if snapshot else [], now).history.labels == fold(WORK).labels
 
 
 def changed_lock() -> bytes:
