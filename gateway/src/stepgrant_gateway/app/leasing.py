@@ -147,7 +147,8 @@ class TaskLease:
 
     def when_released(self, end_watch: Callable[[], None]) -> None:
         """Has `end_watch` called once no step lives any more that was granted to the SVID of this stream."""
-        if not self._held and any(step.peer == self._peer for step in self._task.live.values()):
+        watched = any(peer == self._peer for peer, _ in self._task.watched)
+        if not self._held and not watched and any(step.peer == self._peer for step in self._task.live.values()):
             self._task.watched.append((self._peer, end_watch))
         else:
             end_watch()

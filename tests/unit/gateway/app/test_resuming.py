@@ -270,6 +270,22 @@ async def test_the_watch_over_the_old_svid_lasts_as_long_as_a_step_that_was_gran
         assert ended[-1] == "fourth"
 
 
+async def test_sm_03_an_svid_is_watched_once_however_often_its_task_is_taken_over() -> None:
+    """Else an agent that takes its task over again and again would have the gateway keep each of its streams."""
+    async with heart() as built:
+        ended: list[int] = []
+        peer = built.peer()
+        leases = [await built.open(peer=peer)]
+        step = await built.granted(leases[0], "orders.get", ORDER)
+        for number in range(5):
+            leases.append(await built.taken(leases[-1].resume_token(), peer=peer))
+            leases[number].when_released(lambda number=number: ended.append(number))
+            await built.recorded()
+        assert ended == [1, 2, 3, 4]
+        leases[0].lost("identity_lost", "its authority is out of the bundle")
+        assert built.feed.revoked(step.grant_id).code == "identity_lost"
+
+
 async def test_a_declare_that_is_under_way_at_a_take_over_is_answered_and_its_step_moves() -> None:
     store = FaultyStore()
     async with heart(store) as built:
