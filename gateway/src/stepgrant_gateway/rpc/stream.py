@@ -11,7 +11,7 @@ from typing import Any, Final
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
 
 from stepgrant._wire_strict import refuse_unknown
-from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, ProtocolError, StepgrantError
+from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, ProtocolError, StepgrantError, TaskClosedError
 from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import (
@@ -215,6 +215,8 @@ class TaskStream:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - as in listen
+            if isinstance(error, TaskClosedError) and self._over is not None:
+                return  # It came too late, and nothing was decided. What others here were told is still on its way.
             self.outbox.fail(error)
             self.break_off(error)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
+from stepgrant.errors import TaskClosedError
 from stepgrant.v1 import agent_pb2
-from stepgrant_gateway.core.boundary import StepEnded
+from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
 from stepgrant_gateway.rpc.caller import Caller
-from stepgrant_gateway.rpc.limits import MAX_OUTBOX, STANDS_BACK
+from stepgrant_gateway.rpc.limits import AT_ONCE, MAX_OUTBOX, STANDS_BACK
 from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.stream import STREAM_BROKEN, TaskStream
 from stepgrant_gateway.rpc.turns import Turns
@@ -36,6 +38,49 @@ async def test_the_lease_of_an_agent_that_does_not_read_ends_although_nothing_ca
     code, _ = await asyncio.wait_for(tasks.leases[0].ended, 5)
     assert code == STREAM_BROKEN
     listening.cancel()
+
+
+async def test_sm_03_what_waits_for_its_turn_at_a_take_over_does_not_cost_others_their_answers():
+    """Who got no answer knows that nothing was decided; a grant that was decided must come, as its step lives on."""
+    tasks, clock = FakeTasks(), ManualClock()
+    turns = Turns(clock)
+    for _ in range(AT_ONCE - 1):
+        turns.begin(str(AGENT.spiffe_id))
+    stream = TaskStream(
+        Caller(AGENT, {}), tasks, Speaker(GATEWAY_ID, INSTANCE, LIMITS), clock, NONCE, lambda: None, turns
+    )
+    messages: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
+    messages.put_nowait(agent_pb2.AgentMessage(request=1, open=opening(NONCE)))
+    listening = asyncio.get_running_loop().create_task(stream.listen(messages.get))
+    await asyncio.wait_for(tasks.leased.wait(), 5)
+    [lease] = tasks.leases
+    lease.hold = durable = asyncio.Event()
+    for number in (2, 3):
+        messages.put_nowait(agent_pb2.AgentMessage(request=number, declare=declaring()))
+    await settle()
+
+    lease.error = TaskClosedError("the task was taken over by another stream")
+    lease.push(TaskClosed("taken_over", "another stream has the task"))
+    turns.leave(str(AGENT.spiffe_id))
+    await settle()
+    durable.set()
+
+    heard = [message async for message in said(stream)]
+    assert [message.WhichOneof("message") for message in heard] == ["opened", "granted", "closed"]
+    assert (heard[1].reply_to, heard[2].closed.code) == (2, "taken_over")
+    listening.cancel()
+
+
+async def said(stream: TaskStream) -> AsyncIterator[agent_pb2.GatewayMessage]:
+    """What the stream says, to its end."""
+    while (message := await asyncio.wait_for(stream.outbox.next(), 5)) is not None:
+        yield message
+
+
+async def settle() -> None:
+    """Lets everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def test_a_stream_that_asks_too_often_is_read_after_all_else_there_is_to_do():
