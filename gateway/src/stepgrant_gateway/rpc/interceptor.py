@@ -94,12 +94,13 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         reason = self._stale()
         if reason is not None:
             raise CallLostError("identity_unavailable", f"the gateway cannot judge identities now: {reason}")
-        evidence = self._one_copy(dict(context.auth_context()))
+        evidence = dict(context.auth_context())
         try:
             peer = self._verify(evidence)
         except InvalidInputError as error:
             raise self._refusal(method, str(error)) from error
-        return Caller(peer, evidence)
+        # Only now: whoever is turned away leaves nothing here, and what is verified has a bound.
+        return Caller(peer, self._one_copy(evidence))
 
     def _one_copy(self, evidence: Evidence) -> Evidence:
         """The same evidence, shared by all calls that it comes with: gRPC makes 4 KiB of it anew for each stream."""

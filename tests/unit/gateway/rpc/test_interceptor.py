@@ -11,8 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stepgrant.errors import InvalidSvidError
 from stepgrant.v1 import agent_pb2, operator_pb2, verifier_pb2
+from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
+from stepgrant_gateway.rpc.status import UnauthenticatedError
 from tests.kit.face import AGENT, Face, serving
 
 METHODS = [
@@ -149,12 +151,24 @@ async def test_a_method_that_does_not_exist_is_unimplemented(face):
 
 async def test_calls_that_come_with_the_same_evidence_share_one_copy_of_it(face):
     """Thousands of streams of one agent host would keep as many copies of its certificates."""
-    seen: list[Evidence] = []
-    interceptor = IdentityInterceptor(lambda evidence: seen.append(evidence) or AGENT, lambda: None, None, face.quotas)
+    interceptor = IdentityInterceptor(lambda _: AGENT, lambda: None, None, face.quotas)
 
-    for chain in (b"one", b"one", b"other"):
-        context = SimpleNamespace(auth_context=lambda chain=chain: {"x509_pem_cert": [b"leaf"], "chain": [chain]})
-        interceptor._admit("/a/method", context, bearer=False)
+    def admitted(chain: bytes) -> Evidence:
+        context = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [b"leaf"], "chain": [chain]})
+        return interceptor._admit("/a/method", context, bearer=False).evidence
 
-    assert seen[0] is seen[1]
-    assert seen[2] == {"x509_pem_cert": [b"leaf"], "chain": [b"other"]}
+    assert admitted(b"one") is admitted(b"one")
+    assert admitted(b"other") == {"x509_pem_cert": [b"leaf"], "chain": [b"other"]}
+
+
+async def test_nothing_is_kept_of_a_caller_who_is_not_verified(face):
+    """DS-08: a stranger's certificates may be of any size, and there are as many as he likes."""
+
+    def verify(evidence: Evidence) -> Peer:
+        raise InvalidSvidError("it is nobody's")
+
+    interceptor = IdentityInterceptor(verify, lambda: None, lambda method, reason: None, face.quotas)
+    with pytest.raises(UnauthenticatedError):
+        interceptor._admit("/a/method", SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [b"l"]}), bearer=False)
+
+    assert not interceptor._evidence
