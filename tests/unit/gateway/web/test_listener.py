@@ -75,6 +75,25 @@ def test_clients_that_say_nothing_take_a_bounded_number_of_places(listener):
         pytest.fail("no place came free")
 
 
+def test_ds_08_a_client_that_sends_a_byte_now_and_then_has_its_place_no_longer_than_any_other(listener, monkeypatch):
+    """Sixteen of them would keep the probe of liveness out, and whoever probes would end a gateway that works."""
+    monkeypatch.setattr("stepgrant_gateway.web.listener.PATIENCE", 0.2)
+    with socket.create_connection(("127.0.0.1", listener.port), timeout=WAIT) as slow:
+        slow.sendall(b"GET /readyz HTTP/1.0\r\n")
+        slow.settimeout(0.05)
+        for _ in range(200):  # 10 s at most; each byte in less time than a silent client has
+            try:
+                slow.sendall(b"x")
+                assert slow.recv(1) == b""
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it still has its place")
+
+
 def test_ds_08_a_process_without_file_descriptors_answers_again_once_it_has_some(listener, monkeypatch):
     """The listener neither spins nor dies when there is no descriptor to accept a connection with."""
     real, failures = socket.socket.accept, []
