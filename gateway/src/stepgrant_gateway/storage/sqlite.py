@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from threading import Lock
+from time import sleep
 from typing import Final
 
 from stepgrant_gateway.core.chain import follow_chain
@@ -20,6 +21,15 @@ from stepgrant_gateway.storage.files import hold, mark, marked, prepare, recogni
 TAIL_CHECKED: Final = 1024
 """The last records of the ledger, of the newest chains first, that are verified on opening; of each other chain the last."""
 
+EXPIRED_AT_ONCE: Final = 512
+"""Inputs that are deleted in one commit: some 20 ms, in which nothing else is recorded."""
+EXPIRY_PAUSE: Final = 0.005
+"""Seconds between two such commits, so that whoever waits to write comes first."""
+
+_INPUTS_BEFORE: Final = (
+    "DELETE FROM inputs WHERE rowid IN"
+    " (SELECT inputs.rowid FROM data_keys JOIN inputs USING (key_id) WHERE day < ? LIMIT ?)"
+)
 _HEADS: Final = (
     "SELECT instance, sequence, hash, (SELECT max(position) FROM records) FROM chains JOIN records USING (chain)"
     " WHERE sequence = (SELECT max(sequence) FROM records AS r WHERE r.chain = chains.chain) ORDER BY chain"
@@ -104,12 +114,15 @@ class SqliteLedger:
 
     def expire(self, before: date) -> int:
         """See `InputStore`. What is deleted is overwritten, in the log too, unless a reader still holds on to it."""
+        day = before.isoformat()
+        # A day may have millions of inputs. Deleted at once they would hold up what waits to be recorded for minutes.
+        while self._delete(_INPUTS_BEFORE, (day, EXPIRED_AT_ONCE)) == EXPIRED_AT_ONCE:
+            sleep(EXPIRY_PAUSE)
+        count = self._delete("DELETE FROM data_keys WHERE day < ?", (day,))
         with self._writing:
-            writer = self._writer or self._open_writer()
-            self._writer = writer
-            count = writer.execute("DELETE FROM data_keys WHERE day < ?", (before.isoformat(),)).rowcount
-            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return count
+            if self._writer is not None:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return count
 
     def close(self) -> None:
         """Lets go of the file. Harmless when closed already. What hangs on the disk keeps it until this process ends."""
@@ -127,6 +140,16 @@ class SqliteLedger:
         os.close(self._hold)
         for lock in (self._reading, self._writing):
             lock.release()
+
+    def _delete(self, statement: str, values: Sequence[object]) -> int:
+        with self._writing:
+            writer = self._writer or self._open_writer()
+            self._writer = writer
+            try:
+                return writer.execute(statement, values).rowcount
+            except BaseException:
+                self._give_up()
+                raise
 
     def _open_writer(self) -> sqlite3.Connection:
         if self._closed:

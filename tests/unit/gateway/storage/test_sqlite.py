@@ -9,15 +9,18 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from stepgrant_gateway.core.errors import LedgerBrokenError, LedgerUnusableError
+from stepgrant_gateway.core.ledger import DataKey, SealedInput
 from stepgrant_gateway.storage import sqlite
 from stepgrant_gateway.storage.files import MARK
-from stepgrant_gateway.storage.sqlite import TAIL_CHECKED, SqliteLedger, SqliteLedgerReader
+from stepgrant_gateway.storage.sqlite import EXPIRED_AT_ONCE, TAIL_CHECKED, SqliteLedger, SqliteLedgerReader
 from tests.kit.chains import INSTANCE, chain_of, ended, granted, head_of, started
+from tests.kit.clock import START
 
 CHAIN = chain_of(started(), granted(1), ended(1), granted(2), ended(2))
 
@@ -49,6 +52,29 @@ def test_a_ledger_that_was_closed_opens_again_with_all_that_it_held(path):
     assert list(store.heads()) == [head_of(CHAIN)]
     assert list(store.read(INSTANCE, 0, 10)) == CHAIN
     store.close()
+    store.close()
+
+
+def test_the_ledger_takes_records_while_the_inputs_of_a_busy_day_are_destroyed(path, monkeypatch):
+    """SM-11: deleted at once, they would have every decision of that time fail as `unrecorded`."""
+    many = 2 * EXPIRED_AT_ONCE + 1
+    day = DataKey("monday", START.date(), ())
+    inputs = [SealedInput(INSTANCE, number, day.key_id, b"n" * 12, b"sealed") for number in range(1, many + 1)]
+    store = SqliteLedger(path)
+    store.append(CHAIN[:1], inputs, [day])
+    left: list[int] = []
+
+    def pause(_: float) -> None:
+        head = store.heads()[0]
+        store.append(CHAIN[head.sequence : head.sequence + 1], [])
+        left.append(sum(store.input_of(INSTANCE, item.sequence) is not None for item in inputs))
+
+    monkeypatch.setattr(sqlite, "sleep", pause)
+
+    assert store.expire(START.date() + timedelta(days=1)) == 1
+    assert left == [EXPIRED_AT_ONCE + 1, 1]
+    assert list(store.read(INSTANCE, 0, 10)) == CHAIN[:3]
+    assert all(store.input_of(INSTANCE, item.sequence) is None for item in inputs)
     store.close()
 
 
