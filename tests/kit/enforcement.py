@@ -206,6 +206,7 @@ class UpstreamDouble:
         self.attested: list[tuple[str, bool]] = []
         self.looked_up = 0
         self.refusing: StepgrantError | None = None
+        self.silent = False
         self.subscribed = asyncio.Event()
 
     def authority(self) -> GatewayAuthority:
@@ -217,6 +218,8 @@ class UpstreamDouble:
         queue: asyncio.Queue[FeedEvent | StepgrantError] = asyncio.Queue()
         self.queues.append(queue)
         self.subscribed.set()
+        if self.silent:
+            await asyncio.Event().wait()
         yield self.gateway.event(self.gateway.snapshot())
         while True:
             event = await queue.get()

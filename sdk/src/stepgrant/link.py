@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
+from stepgrant.errors import GatewayUnavailableError, IdentityUnavailableError, InvalidSvidError, TaskClosedError
+from stepgrant.session import again
 from stepgrant.spans import traceparent
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.pinning import open_pinned
@@ -82,6 +83,9 @@ class Links:
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._link: Link | None = None
+        self._closed = False
+        self._tried = 0
+        self._failed: GatewayUnavailableError | None = None
         self._all: list[Link] = []
         self._closing: set[asyncio.Task[None]] = set()
         self._watchers: list[Callable[[], None]] = []
@@ -98,8 +102,14 @@ class Links:
         Raises:
             IdentityUnavailableError: this workload has no identity now.
             GatewayUnavailableError: no address answers as the gateway's SPIFFE ID.
+            TaskClosedError: closed meanwhile.
         """
+        asked = self._tried
         async with self._lock:
+            if self._failed is not None and self._tried > asked:
+                raise again(
+                    self._failed
+                )  # Tried for somebody else since: to try again for each who waits takes ever longer.
             snapshot = await asyncio.to_thread(self._identity.current)
             link, fresh = self._link, False
             if link is not None and (link.snapshot != snapshot or self._now() >= link.pinned.not_after):
@@ -109,6 +119,9 @@ class Links:
                 link, fresh = await self._make(snapshot), True
                 self._link = link
                 self._all.append(link)
+                if self._closed:
+                    self._close(link)
+                    raise TaskClosedError("the client is closed, and its tasks with it")
             link.streams += 1
             return link, fresh
 
@@ -128,6 +141,7 @@ class Links:
 
     async def close(self) -> None:
         """Closes every link and with it what still lives on it."""
+        self._closed = True
         self._unsubscribe()
         for link in list(self._all):
             link.retired = True
@@ -137,14 +151,19 @@ class Links:
             await asyncio.wait(self._closing)
 
     async def _make(self, snapshot: IdentitySnapshot) -> Link:
-        channel, pinned = await open_pinned(
-            self._address.host,
-            self._address.port,
-            self._gateway_id,
-            snapshot,
-            self._now,
-            (*CHANNEL_OPTIONS, *KEEPALIVE),
-        )
+        self._tried, self._failed = self._tried + 1, None
+        try:
+            channel, pinned = await open_pinned(
+                self._address.host,
+                self._address.port,
+                self._gateway_id,
+                snapshot,
+                self._now,
+                (*CHANNEL_OPTIONS, *KEEPALIVE),
+            )
+        except GatewayUnavailableError as error:
+            self._failed = error
+            raise
         return Link(snapshot, pinned, channel)
 
     def _notice(self) -> None:

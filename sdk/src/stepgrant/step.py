@@ -141,19 +141,14 @@ class Step:
         self._body = asyncio.current_task()
         if self._body is not None:
             self._outer_cancels = self._body.cancelling()
-        self._current = CURRENT_STEP.set(self)
-        if self._span is not None:
-            self._span.enter()
+        self.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Reports how the body came out, also when it was cancelled."""
-        if self._current is not None:
-            leave(CURRENT_STEP, self._current)
-        if self._span is not None:
-            self._span.leave()
+        self.leave()
         ours = self._uncancel()
         body, self._body = self._body, None
         revoked = self._ended
@@ -162,6 +157,19 @@ class Step:
             return  # Somebody else cancels as well, and is first.
         if revoked is not None and (error is None or (ours and isinstance(error, _THROWN))):
             raise self._revoked(revoked) from error
+
+    def enter(self) -> None:
+        """What is called from here on, in this context, is under the step: calls, child steps and spans."""
+        self._current = CURRENT_STEP.set(self)
+        if self._span is not None:
+            self._span.enter()
+
+    def leave(self) -> None:
+        """Takes `enter` back."""
+        if self._current is not None:
+            leave(CURRENT_STEP, self._current)
+        if self._span is not None:
+            self._span.leave()
 
     async def begin(self) -> None:
         """Declares and holds the grant; what `async with` does before the body. For `finish` to undo."""

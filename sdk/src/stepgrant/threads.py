@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from stepgrant.errors import MisuseError
-from stepgrant.step import CURRENT_STEP, Step, leave
+from stepgrant.step import Step
 
 _T = TypeVar("_T")
 
@@ -42,14 +42,14 @@ class BlockingStep:
     def __enter__(self) -> Step:
         """Declares, and holds the grant."""
         wait_for(self._step.holder.loop, self._step.begin())
-        self._current = CURRENT_STEP.set(self._step)
+        self._step.enter()
         return self._step
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Reports how the body came out."""
-        leave(CURRENT_STEP, self._current)
+        self._step.leave()
         wait_for(self._step.holder.loop, self._step.finish(error))
         if error is None:
             self._step.refuse_ended()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stepgrant.link import Links
+from stepgrant.errors import GatewayUnavailableError, TaskClosedError
+from stepgrant.link import Address, Links
 from tests.kit.loop import settled
 
 
@@ -52,6 +55,45 @@ async def test_a_link_whose_gateway_does_not_verify_any_more_closes_at_once(gate
     links._identity.become(None)
     await settled(lambda: link.retired)
     assert links._all == []
+
+
+async def test_a_link_that_is_being_made_as_its_client_closes_is_closed_too(gateway):
+    asked, go_on = threading.Event(), threading.Event()
+    identity = gateway.identity()
+
+    class Slow:
+        subscribe = identity.subscribe
+
+        def current(self):
+            asked.set()
+            go_on.wait(5)
+            return identity.current()
+
+    links = Links(gateway.address, gateway.gateway_id, Slow(), lambda: datetime.now(UTC))
+    acquiring = asyncio.create_task(links.acquire())
+    await asyncio.to_thread(asked.wait, 5)
+    await links.close()
+    go_on.set()
+    with pytest.raises(TaskClosedError, match="client is closed"):
+        await acquiring
+    assert links._all == []
+
+
+async def test_inv_11_who_waits_for_a_gateway_that_proves_nothing_does_not_wait_for_each_other(gateway, links):
+    probes = []
+
+    async def hang_up(_, writer):
+        probes.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    links._address = Address(*server.sockets[0].getsockname())
+    async with server:
+        failures = await asyncio.gather(*(links.acquire() for _ in range(12)), return_exceptions=True)
+    assert [type(failure) for failure in failures] == [GatewayUnavailableError] * 12
+    assert len(probes) <= 2
+    links._address = gateway.address
+    await links.acquire()
 
 
 async def _made(link):

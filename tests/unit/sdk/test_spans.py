@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from opentelemetry.trace import StatusCode
 
 from stepgrant import spans
 from stepgrant.spans import StepSpan, traceparent
+from stepgrant.threads import BlockingStep
 
 STEP = "01KAJ7RM00000000000000STEP"
 
@@ -79,6 +81,21 @@ def test_what_begins_inside_belongs_to_the_step_and_what_begins_after_it_does_no
         ),
     )
     assert after == ()
+
+
+async def test_what_begins_in_a_blocking_body_belongs_to_its_step_as_well(gateway, finished):
+    async with gateway.client() as client, client.task("Refund") as task:
+
+        def work():
+            with BlockingStep(task.step("orders.get")):
+                StepSpan("orders.search", STEP).end()
+            assert traceparent() == ()
+
+        await asyncio.to_thread(work)
+
+    child, parent = finished()
+    assert child.parent is not None
+    assert child.parent.span_id == parent.context.span_id
 
 
 def test_without_opentelemetry_there_is_nothing(without_opentelemetry):

@@ -28,9 +28,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One channel, pinned to `pinned`. New calls go elsewhere from `renew_at` on; the last one on it closes it."""
+    """One channel that shows an own SVID (`leaf_sha256`), pinned to `pinned`.
+
+    New calls go elsewhere from `renew_at` on; the last one on it closes it.
+    """
 
     channel: grpc.aio.Channel = field(repr=False)
+    leaf_sha256: bytes = field(repr=False)
     pinned: PinnedServer
     renew_at: datetime
     calls: int = 0
@@ -110,7 +114,7 @@ class Connections:
             self._address.host, self._address.port, self._server_id, shown, self._now, CHANNEL_OPTIONS
         )
         renew_at = made_at + (pinned.not_after - made_at) / 2
-        self._shown[snapshot.leaf_sha256] = connection = Connection(opened, pinned, renew_at)
+        self._shown[snapshot.leaf_sha256] = connection = Connection(opened, snapshot.leaf_sha256, pinned, renew_at)
         if self._closed:
             self._end(connection)
         return connection
@@ -123,10 +127,15 @@ class Connections:
     def _recheck(self) -> None:
         for connection in [*self._shown.values(), *self._replaced]:
             try:
-                recheck_server(connection.pinned, self._source.current().bundles, self._now())
+                newest = self._source.current()
+                recheck_server(connection.pinned, newest.bundles, self._now())
             except (InvalidSvidError, IdentityUnavailableError) as error:
                 _log.warning("The connection to %s ends: %s", self._server_id, error)
                 self._end(connection)
+            else:
+                if connection.leaf_sha256 != newest.leaf_sha256:
+                    # A step that lives on under the earlier SVID makes another when it calls again.
+                    self._replace(connection)
 
     def _replace(self, connection: Connection) -> None:
         self._forget(connection)

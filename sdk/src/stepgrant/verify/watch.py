@@ -77,9 +77,11 @@ class Watcher:
                 fresh = asyncio.create_task(self._follow(begun))
                 try:
                     await _first_of(fresh, begun)
-                    await _stop(live)
-                finally:
-                    live = fresh
+                except BaseException:
+                    await _stop(fresh)
+                    raise
+                before, live = live, fresh
+                await _stop(before)
                 if begun.is_set():
                     wait = FIRST_WAIT
                     old = self._clock.call_at(self._clock.monotonic() + REFRESH, self.resync)

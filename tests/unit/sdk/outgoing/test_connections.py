@@ -92,6 +92,22 @@ async def test_id_08_a_connection_vouched_for_by_a_removed_authority_ends_with_i
             await here.connections.proven(here.me)
 
 
+async def test_id_08_a_connection_that_shows_an_earlier_own_svid_ends_with_its_last_call() -> None:
+    async with place() as here:
+        idle = await here.connections.proven(here.authority.snapshot("agent/support"))
+        busy, call = await here.held()
+        newest = here.authority.snapshot("agent/support")
+        here.source.put(newest)
+        await ended(idle)
+        assert busy.channel.get_state() is grpc.ChannelConnectivity.READY
+        call.cancel()
+        await ended(busy)
+        assert await here.connections.proven(here.me) is not busy  # For a step that lives on under it.
+        shown = await here.connections.proven(newest)
+        here.source.put(newest)
+        await settled(lambda: list(here.connections._shown.values()) == [shown])
+
+
 async def test_without_an_identity_all_of_them_end() -> None:
     async with place() as here:
         first, _ = await here.held()

@@ -157,6 +157,16 @@ async def test_tr_06_a_subscription_is_replaced_before_its_connection_is_ended_f
     assert watching.waits == []
 
 
+async def test_a_watcher_that_ends_in_the_middle_of_a_resync_leaves_no_subscription_behind():
+    before = asyncio.all_tasks()
+    async with running() as watching:
+        await watching.ready()
+        watching.upstream.silent = True
+        watching.watcher.resync()
+        await watching.subscriptions(2)
+    assert asyncio.all_tasks() == before
+
+
 async def test_a_resync_that_fails_ends_trust_inv_11():
     """INV-11: with the identity or the bundle gone, what was trusted under it is not trusted on."""
     async with running() as watching:
