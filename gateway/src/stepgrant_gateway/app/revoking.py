@@ -88,10 +88,11 @@ class Endings:
     def kill_grant(self, grant: LiveGrant, code: str) -> None:
         """Tells the resources that the grant is dead; keeps its id for as long as it could be presented.
 
-        What a lock ends needs no telling: its one event, and that of its lifting, end every grant that it matches.
+        What a lock ends needs no telling: its one event, and that of its lifting, end every grant that it matches. Nor
+        does what has run out: everybody sees that, and ten thousand at one instant would cut off every reader.
         """
         grant_id, expires_at, now = grant.grant_id, grant.lifetime.expires_at, self._clock.now()
-        if code != DenialCode.LOCKED.value:
+        if code != DenialCode.LOCKED.value and expires_at > now:
             self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, now))
         self._observer.count(Count.GRANT_ENDED, code)
         held = now - grant.lifetime.issued_at

@@ -48,6 +48,21 @@ async def test_a_subscription_begins_with_a_snapshot_and_goes_on_without_a_gap()
         assert beat.included_sequence == built.journal.position
 
 
+async def test_ds_06_what_has_run_out_is_not_told_and_what_ends_before_is() -> None:
+    async with heart() as built:
+        lease = await built.open()
+        for _ in range(3):
+            step = await built.granted(lease, "orders.get", ORDER)
+        early = await built.granted(lease, "orders.get", ORDER)
+        subscription = built.feed.subscribe(ORDERS, [ORDERS])
+        await lease.report(ReportStep(early.step_id, Outcome.COMPLETED, None, ""))
+        built.clock.advance(step.expires_at - built.clock.now())
+        assert not built.state.tasks[lease.opened.task_id].live
+        built.feed.heartbeat()
+        _, told, beat = (event.item for event in await take(subscription, 3))
+        assert (told.grant_id, type(beat)) == (early.grant_id, Heartbeat)
+
+
 async def test_a_resource_sees_only_audiences_that_the_catalog_gives_to_it() -> None:
     async with heart() as built:
         with pytest.raises(NotAllowedError, match="verifiers"):
