@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Final
 
 from stepgrant_gateway.core.errors import ConfigError
@@ -74,6 +75,10 @@ class _Server(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((address.host, address.port), _Handler)
 
+    def server_bind(self) -> None:
+        # The base's asks the DNS for a name of the address, which nobody needs and which may take half a minute.
+        TCPServer.server_bind(self)
+
     def get_request(self) -> tuple[Any, Any]:
         try:
             return super().get_request()
@@ -83,17 +88,21 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread is to be had; the base closes the connection
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         # A socket's own timeout begins anew with each byte: who sends one now and then would have the place for days.
         late = threading.Timer(PATIENCE, _hang_up, (request,))
         late.daemon = True
-        late.start()
         try:
+            late.start()
             super().process_request_thread(request, client_address)
         finally:
             late.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import http.client
 import socket
+import threading
 from http import HTTPStatus
 
 import pytest
@@ -52,6 +53,29 @@ def test_nothing_else_is_served_and_nothing_sent_comes_back(listener, path, meth
 def test_an_address_that_is_taken_is_a_config_error(listener):
     with pytest.raises(ConfigError, match=r"metrics\.address"):
         Listener(Address("127.0.0.1", listener.port), {})
+
+
+def test_nobody_is_asked_for_the_name_of_the_address(monkeypatch):
+    """It listens from the gateway's loop, which must not wait for a DNS that does not answer."""
+    asked: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", lambda name="": asked.append(name) or name)
+
+    Listener(Address("127.0.0.1", 0), {}).close()
+
+    assert not asked
+
+
+def test_ds_08_a_connection_for_which_there_was_no_thread_leaves_its_place(listener, monkeypatch):
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr(threading.Thread, "start", start)
+        for _ in range(MAX_CONNECTIONS + 1):
+            with pytest.raises((http.client.HTTPException, OSError)):
+                asked(listener, "/readyz")
+
+    assert asked(listener, "/readyz")[0] == 503
 
 
 def test_clients_that_say_nothing_take_a_bounded_number_of_places(listener):
