@@ -11,7 +11,7 @@ REASONED = re.compile(r"(part|relied on|not defended|not automated|later \([\w ,
 GROUPS = {"A": "ID", "B": "TK", "C": "PE", "D": "SM", "E": "TR", "F": "ST", "G": "CK", "H": "RV", "K": "DS"}
 
 # The groups whose held rows have tests named after them. A group comes in when its last row is renamed.
-FINISHED = ("D", "F", "G", "H")
+FINISHED = ("D", "E", "F", "G", "H", "K")
 
 
 class Row(NamedTuple):
