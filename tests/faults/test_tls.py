@@ -63,6 +63,8 @@ async def heard_by(running: Running, context: ssl.SSLContext | None) -> int:
         async with asyncio.timeout(WITHIN), http2(running.gateway.port, context) as connection:
             await connection.over()
             return connection.heard.total()
+    except TimeoutError:
+        raise  # Which is an OSError, and here means that the connection was taken and stays.
     except (OSError, ssl.SSLError):
         return 0
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from stepgrant._status import error_of
 from stepgrant._wire_feed import to_feed_event
@@ -23,6 +24,8 @@ from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import types_pb2, verifier_pb2, verifier_pb2_grpc
 from stepgrant.verify.keys import GatewayAuthority
 from stepgrant.verify.upstream import Redemption
+
+_M = TypeVar("_M", bound=Message)
 
 CALL_TIMEOUT: Final = timedelta(seconds=3)
 RECONNECTED_WITHIN: Final = timedelta(seconds=1)
@@ -98,29 +101,32 @@ class GatewayLink:
     async def redeem(self, audience: str, grant_id: str, redemption_id: str) -> Redemption:
         """Takes one use. Asked for once more under the same id, over the next connection, so that a lost answer costs no use."""
         request = verifier_pb2.RedeemRequest(audience=audience, grant_id=grant_id, redemption_id=redemption_id)
+        response = await self._ask(lambda stub: stub.Redeem(request, timeout=CALL_TIMEOUT.total_seconds()))
+        return Redemption(response.accepted, response.code[:64], response.reason[:1024])
+
+    async def attest(self, audience: str, grant_id: str, *, completed: bool, result_sha256: bytes | None) -> None:
+        """Tells how a call came out; again over the next connection where there was no answer: told twice it is told once."""
+        outcome = types_pb2.OUTCOME_COMPLETED if completed else types_pb2.OUTCOME_FAILED
+        request = verifier_pb2.AttestRequest(
+            audience=audience, grant_id=grant_id, outcome=outcome, result_sha256=result_sha256 or b""
+        )
+        await self._ask(lambda stub: stub.Attest(request, timeout=CALL_TIMEOUT.total_seconds()))
+
+    async def _ask(self, call: Callable[[verifier_pb2_grpc.GrantVerifierAsyncStub], Awaitable[_M]]) -> _M:
+        """The answer. Asked for once more, over the next connection, if there was none."""
         try:
-            response = await self._redeem(request)
+            return await self._ask_once(call)
         except GatewayUnavailableError as error:
             if error.retry_after is not None and not await Patience().waits(error):
                 raise
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECONNECTED_WITHIN.total_seconds()):
                     await self._there.wait()
-            response = await self._redeem(request)
-        return Redemption(response.accepted, response.code[:64], response.reason[:1024])
+            return await self._ask_once(call)
 
-    async def attest(self, audience: str, grant_id: str, *, completed: bool, result_sha256: bytes | None) -> None:
-        """Tells how a call came out."""
-        outcome = types_pb2.OUTCOME_COMPLETED if completed else types_pb2.OUTCOME_FAILED
-        request = verifier_pb2.AttestRequest(
-            audience=audience, grant_id=grant_id, outcome=outcome, result_sha256=result_sha256 or b""
-        )
+    async def _ask_once(self, call: Callable[[verifier_pb2_grpc.GrantVerifierAsyncStub], Awaitable[_M]]) -> _M:
         async with _as_our_errors():
-            refuse_unknown(await self._connected().Attest(request, timeout=CALL_TIMEOUT.total_seconds()))
-
-    async def _redeem(self, request: verifier_pb2.RedeemRequest) -> verifier_pb2.RedeemResponse:
-        async with _as_our_errors():
-            response = await self._connected().Redeem(request, timeout=CALL_TIMEOUT.total_seconds())
+            response = await call(self._connected())
         refuse_unknown(response)
         return response
 

@@ -45,6 +45,9 @@ class Servicer(verifier_pb2_grpc.GrantVerifierServicer):
 
     async def Attest(self, request, context):  # noqa: N802 - gRPC's name
         self.attested.append(request)
+        self.asked.set()
+        if self.hold is not None:
+            await self.hold.wait()
         return verifier_pb2.AttestResponse(late=True)
 
     async def Watch(self, request, context):  # noqa: N802 - gRPC's name
@@ -144,6 +147,18 @@ async def test_id_08_what_the_old_subscription_still_says_does_not_take_the_conn
         await before.aclose()
         await one.link.attest(AUDIENCE, GRANT, completed=True, result_sha256=None)
     assert len(one.servicer.attested) == 1
+
+
+async def test_id_08_an_outcome_on_its_way_while_the_connection_is_replaced_is_told_over_the_next_one():
+    async with linked() as one, one.watching() as before:
+        one.servicer.hold = asyncio.Event()
+        telling = asyncio.create_task(one.link.attest(AUDIENCE, GRANT, completed=True, result_sha256=None))
+        await asyncio.wait_for(one.servicer.asked.wait(), 10)
+        await before.aclose()
+        one.servicer.hold = None
+        async with one.watching():
+            await asyncio.wait_for(telling, 10)
+    assert len(one.servicer.attested) == 2
 
 
 async def test_who_waits_for_a_redemption_can_be_cancelled():
