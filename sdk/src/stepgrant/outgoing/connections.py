@@ -16,8 +16,9 @@ from typing import Any
 
 import grpc
 
-from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
+from stepgrant.errors import GatewayUnavailableError, IdentityUnavailableError, InvalidSvidError
 from stepgrant.link import CHANNEL_OPTIONS, Address
+from stepgrant.session import again
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.pinning import connected, open_pinned
 from stepgrant.spiffe.probe import PinnedServer, recheck_server
@@ -55,6 +56,8 @@ class Connections:
         self._shown: dict[bytes, Connection] = {}
         self._replaced: list[Connection] = []
         self._closing: set[asyncio.Task[None]] = set()
+        self._tried = 0
+        self._failed: tuple[bytes, GatewayUnavailableError] | None = None
         self._closed = False
         self._unsubscribe = source.subscribe(self._notice)
 
@@ -73,9 +76,12 @@ class Connections:
         connection = self._shown.get(snapshot.leaf_sha256)
         if connection is not None and self._good(connection):
             return connection
+        asked = self._tried
         async with self._lock:
             if self._closed:
                 raise grpc.aio.UsageError("Channel is closed.")
+            if self._failed is not None and self._failed[0] == snapshot.leaf_sha256 and self._tried > asked:
+                raise again(self._failed[1])  # Tried for another call since: they do not wait for each other.
             connection = self._shown.get(snapshot.leaf_sha256)
             if connection is not None:
                 if self._now() < connection.renew_at and await connected(connection.channel):
@@ -110,9 +116,14 @@ class Connections:
     async def _make(self, snapshot: IdentitySnapshot) -> Connection:
         bundles = (await asyncio.to_thread(self._source.current)).bundles
         shown, made_at = replace(snapshot, bundles=bundles), self._now()
-        opened, pinned = await open_pinned(
-            self._address.host, self._address.port, self._server_id, shown, self._now, CHANNEL_OPTIONS
-        )
+        self._tried, self._failed = self._tried + 1, None
+        try:
+            opened, pinned = await open_pinned(
+                self._address.host, self._address.port, self._server_id, shown, self._now, CHANNEL_OPTIONS
+            )
+        except GatewayUnavailableError as error:
+            self._failed = snapshot.leaf_sha256, error
+            raise
         renew_at = made_at + (pinned.not_after - made_at) / 2
         self._shown[snapshot.leaf_sha256] = connection = Connection(opened, snapshot.leaf_sha256, pinned, renew_at)
         if self._closed:

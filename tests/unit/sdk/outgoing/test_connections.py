@@ -108,6 +108,23 @@ async def test_id_08_a_connection_that_shows_an_earlier_own_svid_ends_with_its_l
         await settled(lambda: list(here.connections._shown.values()) == [shown])
 
 
+async def test_inv_11_calls_to_a_resource_that_proves_nothing_do_not_wait_for_each_other() -> None:
+    probes: list[asyncio.StreamWriter] = []
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        probes.append(writer)
+        writer.close()
+
+    async with place() as here, await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        there, here.connections._address = here.connections._address, Address(*server.sockets[0].getsockname())
+        calls = (here.connections.proven(here.me) for _ in range(12))
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [GatewayUnavailableError] * 12
+        assert len(probes) <= 2
+        here.connections._address = there
+        await here.connections.proven(here.me)
+
+
 async def test_without_an_identity_all_of_them_end() -> None:
     async with place() as here:
         first, _ = await here.held()
