@@ -148,7 +148,8 @@ class Denied(StepgrantError):  # noqa: N818 - the word that section 8 of the des
 class Revoked(StepgrantError):  # noqa: N818 - as Denied
     """The step ended against the program's will while its body ran; its grant is dead.
 
-    `state` is `expired` or `revoked`, `cause` the stable code of what ended it (`locked`, `policy_changed`, ...).
+    `state` is `expired`, `revoked` or `abandoned` (its stream is gone), `cause` the stable code of what ended it (`locked`,
+    `policy_changed`, `gateway_unavailable`, ...).
     """
 
     code = "revoked"

@@ -44,7 +44,7 @@ class Lease:
 
     With a newer identity the task moves to a stream of its own accord; steps that are live stay with the identity that they
     were granted to. When a stream is lost its steps have ended, and the task is taken up on another one if the gateway
-    still has it; steps that are declared meanwhile wait for that.
+    still has it; steps that are declared meanwhile wait for that, at most `GIVE_UP`.
     """
 
     def __init__(self, hold: Hold, ends: Ends, open_stream: OpenStream, clock: Clock) -> None:
