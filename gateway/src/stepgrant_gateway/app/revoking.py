@@ -89,10 +89,10 @@ class Endings:
         """Tells the resources that the grant is dead; keeps its id for as long as it could be presented.
 
         What a lock ends needs no telling: its one event, and that of its lifting, end every grant that it matches. Nor
-        does what has run out: everybody sees that, and ten thousand at one instant would cut off every reader.
+        does what has run out, by the monotonic clock: everybody sees that, and ten thousand at once would cut off every reader.
         """
         grant_id, expires_at, now = grant.grant_id, grant.lifetime.expires_at, self._clock.now()
-        if code != DenialCode.LOCKED.value and expires_at > now:
+        if code != DenialCode.LOCKED.value and grant.deadline.when > self._clock.monotonic():
             self._feed.publish(RevokedGrant(grant_id, grant.audience, expires_at, code, now))
         self._observer.count(Count.GRANT_ENDED, code)
         held = now - grant.lifetime.issued_at

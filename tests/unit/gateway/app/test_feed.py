@@ -63,6 +63,17 @@ async def test_ds_06_what_has_run_out_is_not_told_and_what_ends_before_is() -> N
         assert (told.grant_id, type(beat)) == (early.grant_id, Heartbeat)
 
 
+async def test_ck_01_what_has_run_out_only_by_a_clock_that_is_ahead_is_told() -> None:
+    async with heart() as built:
+        lease = await built.open()
+        step = await built.granted(lease, "orders.get", ORDER)
+        subscription = built.feed.subscribe(ORDERS, [ORDERS])
+        built.clock.set_wall(step.expires_at)
+        lease.lost("stream_lost", "the stream ended.")
+        _, told = (event.item for event in await take(subscription, 2))
+        assert told.grant_id == step.grant_id
+
+
 async def test_a_resource_sees_only_audiences_that_the_catalog_gives_to_it() -> None:
     async with heart() as built:
         with pytest.raises(NotAllowedError, match="verifiers"):
