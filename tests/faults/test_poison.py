@@ -12,6 +12,7 @@ from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ledger import Sealed, decode_event
+from stepgrant_gateway.core.steps import StepState
 from stepgrant_gateway.pulse import Pulse
 from stepgrant_gateway.storage.inputs import DigestSealer
 from stepgrant_gateway.storage.memory import MemoryLedger
@@ -55,20 +56,20 @@ async def test_ds_10_a_step_whose_expiry_always_fails_keeps_no_other_from_expiri
     async with heart() as built:
         lease = await built.open()
         poisoned, good = [await built.granted(lease, "orders.get", {"order_id": "ord_00000042"}) for _ in range(2)]
-        publish = built.feed.publish
+        record_end = built.journal.record_end
 
-        def poisoning(item: object) -> None:
-            if getattr(item, "grant_id", None) == poisoned.grant_id:
-                raise RuntimeError("a poisoned grant")
-            publish(item)  # type: ignore[arg-type]
+        def poisoning(*events: Event) -> object:
+            if any(event.data.get("step") == poisoned.step_id for event in events):
+                raise RuntimeError("a poisoned step")
+            return record_end(*events)
 
-        monkeypatch.setattr(built.feed, "publish", poisoning)
+        monkeypatch.setattr(built.journal, "record_end", poisoning)
         with caplog.at_level(logging.ERROR):
             built.clock.advance(good.expires_at - built.clock.now() + TRY_AGAIN * TRIES)
 
-        assert built.feed.revoked(good.grant_id)
+        assert built.state.tasks[lease.opened.task_id].steps[good.step_id].state is StepState.EXPIRED
         assert built.state.tasks
-        assert caplog.text.count("a poisoned grant") >= 1
+        assert caplog.text.count("a poisoned step") >= 1
         later = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
         assert later.token
 
