@@ -133,7 +133,7 @@ def locked(world: World) -> Shown:
     told = world.thief.ask({**SEARCH, **_with(loot), "until_refused": True})
     world.operate("unlock", lock["lock"]["lock_id"], "--reason", "incident 7 is over")
     note = f"operator$ stepgrant lock --tool 'orders.*' --reason '...': {lock['ended_steps']} live step ended"
-    return Shown([_told("agent", agent, "locked"), _told("thief", told, "revoked")], note)
+    return Shown([_told("agent", agent, "locked"), _told("thief", told, "locked")], note)
 
 
 def reloaded(world: World) -> Shown:
