@@ -294,6 +294,6 @@ async def test_a_client_that_is_closed_takes_no_task_up_and_nobody_waits_for_tha
     client = gateway.client(clock=clock)
     async with client.task("Refund") as task:
         await client.close()
-        with pytest.raises(GatewayUnavailableError, match="the client is closed|was cut"):
+        with pytest.raises(GatewayUnavailableError, match=r"the client is closed|was cut"):
             async with asyncio.timeout(5):
                 await enter(task.step("orders.get"))
