@@ -82,10 +82,10 @@ def watch(stopwatch: Stopwatch) -> None:
     """Puts the stopwatch between the parts of this process."""
     start = getattr(TaskStream, FIRST)
 
-    def started(self: TaskStream, number: int, message: Any) -> None:
+    def started(self: TaskStream, number: int, message: Any) -> bool:
         if message.WhichOneof("message") == "declare":
             stopwatch.begin()
-        start(self, number, message)
+        return start(self, number, message)
 
     setattr(TaskStream, FIRST, started)
     for owner, name, before, after in SEAMS:
