@@ -7,61 +7,35 @@ looks over and over, and until a caller's own gRPC call comes back refused, the 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import grpc
 from children import Child
 from effort import Effort
+from endings import LOCKED_IN_TURN, Agent, Asked, ByKill, Ending, Held, Lock, Reload, Report
 from figures import Findings
-from rig import DOMAIN, GATEWAY, OPERATOR, ORDERS, SUPPORT, Rig, channel, running
-from streams import ARGUMENTS, PARAMETERS, GatewaySteps, declaration, task
+from rig import GATEWAY, OPERATOR, ORDERS, SUPPORT, Rig, channel, running
+from streams import ARGUMENTS, PARAMETERS, task
 from whole_steps import OrdersStub, SearchRequest
 
 from stepgrant.grant import GRANT_METADATA_KEY, REFUSAL_METADATA_KEY
-from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2
+from stepgrant.v1 import operator_pb2_grpc
 from stepgrant_gateway.app.auditing import read_all
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
 
-FORBID: Final = """@id("measured") @reason("Measured.")
-forbid (principal, action == Action::"orders.search", resource) when { context.args.query == "shoes" };
-"""
 REFUSED: Final = frozenset({"revoked", "locked"})
 """With any other code the grant was refused for a reason that is not its end."""
 VICTIMS_AT_ONCE: Final = 5
-AGENTS: Final = tuple(f"{SUPPORT}/{number}" for number in range(24))
-OPERATOR_SECONDS: Final = 0.05
-"""After a lock: operators, too, may ask only so often. And grants say in whole seconds when they were issued, so that a lock
-refuses what its agent gets within the same second, also once it is lifted: no agent's turn comes again as soon as that."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A live grant as a resource is shown it."""
-
-    token: str
-    workload: str
-    certificate: str
-
-
-class Ending(Protocol):
-    """One way for a step to end; used for one step after the other."""
-
-    async def hold(self) -> Held:
-        """A fresh grant."""
-
-    def begin(self) -> None:
-        """Brings about its end."""
-
-    async def begun(self) -> int:
-        """The monotonic nanosecond that the end began at; clears up. Called after the refusal."""
+REPORTERS: Final = 4
+AGENTS: Final = tuple(f"{SUPPORT}/{number}" for number in range(REPORTERS + LOCKED_IN_TURN))
+"""The first report, and hear of new policies; the others are locked. Whoever was locked could not be granted anything at once."""
 
 
 class Look(Protocol):
@@ -145,19 +119,22 @@ async def measure(directory: Path, effort: Effort) -> Findings:
         to_operator = await stack.enter_async_context(channel(rig, rig.gateway, GATEWAY, identity=OPERATOR))
         operator = operator_pb2_grpc.OperatorStub(to_operator)
         looks = {"": VerifierLook(resource), "call_": CallLook(channels)}
+        endings = {
+            "report": Asked(agents[:REPORTERS], Report()),
+            "lock": Asked(agents[REPORTERS:], Lock(operator)),
+        }
         for prefix, look in looks.items():
-            for name, ending in (("report", ByReport(agents)), ("lock", ByLock(agents, operator))):
+            for name, ending in endings.items():
                 pairs = await ended(look, ending, effort.ends)
                 found.spans[f"{prefix}refused_after_{name}"] = [_seconds(begun, refused) for begun, refused in pairs]
-        await _policies(
-            rig, ByPolicy(agents, operator, rig.directory / "policy" / "measured.cedar"), looks, effort, found
-        )
+        reload = Reload(operator, rig.directory / "policy" / "measured.cedar")
+        await _policies(rig, Asked(agents[:REPORTERS], reload), looks, effort, found)
         pairs = await killed(rig, looks[""], effort.hard_ends)
         found.spans["refused_after_kill"] = [_seconds(begun, refused) for begun, refused in pairs]
     return found
 
 
-async def _policies(rig: Rig, ending: ByPolicy, looks: Mapping[str, Look], effort: Effort, found: Findings) -> None:
+async def _policies(rig: Rig, ending: Ending, looks: Mapping[str, Look], effort: Effort, found: Findings) -> None:
     """A policy change counts from the activation on record: when the new set was loaded and had passed its own tests."""
     ledger = rig.directory / "ledger.db"
     wall = time.time_ns() - time.monotonic_ns()
@@ -210,128 +187,3 @@ async def killed(rig: Rig, look: Look, samples: int) -> list[tuple[int, int]]:
 
 def _seconds(begun: int, refused: int) -> float:
     return (refused - begun) / 1e9
-
-
-class Agent:
-    """Declares searches."""
-
-    def __init__(self, rig: Rig, name: str, steps: GatewaySteps) -> None:
-        self.name = name
-        self.workload = f"{DOMAIN}/{name}"
-        self.steps = steps
-        self.step_id = ""
-        """The newest step."""
-        self._certificate = rig.identity_of(name).current().leaf_sha256.hex()
-
-    async def hold(self) -> Held:
-        """A fresh grant."""
-        declare = declaration()
-        answer = await self.steps.declare(declare)
-        if answer.WhichOneof("message") != "granted":
-            raise RuntimeError(f"not granted: {answer}")
-        self.step_id = declare.step_id
-        return Held(answer.granted.grant, self.workload, self._certificate)
-
-
-class _Asked:
-    """An end that somebody asks for, of a step of one agent after the other; it begins when the question is sent."""
-
-    def __init__(self, agents: Sequence[Agent]) -> None:
-        self._agents = itertools.cycle(agents)
-        self._agent = agents[0]
-        self._asked: asyncio.Task[Any] | None = None
-        self._at = 0
-
-    async def hold(self) -> Held:
-        """See `Ending`."""
-        self._agent = next(self._agents)
-        return await self._agent.hold()
-
-    def begin(self) -> None:
-        """See `Ending`."""
-        self._asked = asyncio.create_task(self._ask())
-
-    async def begun(self) -> int:
-        """See `Ending`."""
-        assert self._asked is not None
-        await self._clear(await self._asked)
-        return self._at
-
-    async def _ask(self) -> Any:
-        self._at = time.monotonic_ns()
-        return await self._question()
-
-    async def _question(self) -> Any:
-        raise NotImplementedError
-
-    async def _clear(self, answer: Any) -> None:
-        pass
-
-
-class ByReport(_Asked):
-    """The agent reports its step."""
-
-    async def _question(self) -> Any:
-        return await self._agent.steps.report(self._agent.step_id)
-
-
-class ByLock(_Asked):
-    """An operator locks the tool for the agent, and lifts that afterwards."""
-
-    def __init__(self, agents: Sequence[Agent], operator: Any) -> None:
-        super().__init__(agents)
-        self._operator = operator
-
-    async def _question(self) -> Any:
-        selector = types_pb2.Selector(tool="orders.search", workload=self._agent.workload)
-        return await self._operator.SetLock(operator_pb2.SetLockRequest(selector=selector, reason="measured"))
-
-    async def _clear(self, answer: Any) -> None:
-        request = operator_pb2.LiftLockRequest(lock_id=answer.lock.lock_id, reason="measured")
-        await self._operator.LiftLock(request)
-        await asyncio.sleep(OPERATOR_SECONDS)
-
-
-class ByPolicy(_Asked):
-    """A policy set without this search is activated, and afterwards the one before."""
-
-    def __init__(self, agents: Sequence[Agent], operator: Any, forbid: Path) -> None:
-        super().__init__(agents)
-        self._operator = operator
-        self._forbid = forbid
-
-    def begin(self) -> None:
-        """See `Ending`."""
-        self._forbid.write_text(FORBID)
-        super().begin()
-
-    async def _question(self) -> Any:
-        answer = await self._operator.ReloadPolicy(operator_pb2.ReloadPolicyRequest())
-        if not answer.activated:
-            raise RuntimeError(f"the policy was refused: {answer.findings}")
-        return answer
-
-    async def _clear(self, answer: Any) -> None:  # noqa: ARG002 - whatever it was
-        self._forbid.unlink()
-        await self._question()
-
-
-class ByKill:
-    """The agent's process dies."""
-
-    def __init__(self, victim: Child) -> None:
-        self._victim = victim
-        self._at = 0
-
-    async def hold(self) -> Held:
-        """See `Ending`."""
-        return Held(self._victim.said["token"], f"{DOMAIN}/{SUPPORT}", self._victim.said["certificate"])
-
-    def begin(self) -> None:
-        """See `Ending`."""
-        self._at = time.monotonic_ns()
-        self._victim.kill()
-
-    async def begun(self) -> int:
-        """See `Ending`."""
-        return self._at
