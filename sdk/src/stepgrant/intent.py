@@ -8,11 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeAlias
 
 import rfc8785
 
 from stepgrant.errors import ArgumentsInvalidError
+from stepgrant.json_text import json_writer
 
 Json: TypeAlias = "bool | str | Decimal | list[Json] | dict[str, Json] | None"
 """A strictly parsed JSON value. Numbers are `Decimal` and keep the form they were written in."""
@@ -27,6 +29,8 @@ MAX_PYTHON_DEPTH: Final = 64
 MAX_PYTHON_VALUES: Final = 65_536
 """Of plain Python data, such as results and documents; arguments are held to MAX_DEPTH and MAX_VALUES when they are parsed."""
 MAX_NUMBER_CHARACTERS: Final = 32
+PLAIN_DIGITS: Final = 15
+"""Integers of so many digits are below MAX_SAFE_INTEGER, and each is what its double holds."""
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """Largest integer that every JSON implementation reads the same (RFC 8259, section 6)."""
 
@@ -47,36 +51,17 @@ def parse_object(text: str, *, max_bytes: int = MAX_ARGUMENTS_BYTES, what: str =
         ArgumentsInvalidError: with what is wrong and how to mend it.
     """
     _refuse_large(text, max_bytes, what)
-    count = 0
-
-    def number(token: str) -> Decimal:
-        nonlocal count
-        count += 1
-        return _number(token, what)
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal count
-        count += len(items) + 1
-        if count > MAX_VALUES:
-            raise ArgumentsInvalidError(f"{what} hold more than {MAX_VALUES} values", fix="send less at once")
-        result = dict(items)
-        if len(result) != len(items):
-            twice = Counter(name for name, _ in items).most_common(1)[0][0][:128]
-            raise ArgumentsInvalidError(f"{what} name {twice!r} twice", argument=twice, fix="name it once")
-        return result
-
-    def constant(token: str) -> NoReturn:
-        raise ArgumentsInvalidError(f"{what} contain {token}", fix="JSON has no NaN and no infinity (RFC 8259)")
-
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_int=number, parse_float=number, parse_constant=constant)
+        value = _decoder(what).decode(text)
     except json.JSONDecodeError as error:
         raise ArgumentsInvalidError(
             f"{what} are not JSON: {error.msg} at character {error.pos}", fix="send one JSON object"
         ) from error
     if not isinstance(value, dict):
         raise ArgumentsInvalidError(f"{what} are not a JSON object", fix="send one JSON object")
-    _walk(value, what)
+    # A value takes a character at least, and a lone surrogate can only be written as an escape.
+    if len(text) > MAX_VALUES or "\\u" in text:
+        _walk(value, what)
     return value
 
 
@@ -137,7 +122,7 @@ def canonical(value: Json) -> bytes:
     """JCS (RFC 8785) of a strict value: equal values, equal bytes."""
     try:
         # The C encoder writes ASCII text and numbers of ordinary size, nearly all there is, just so.
-        text = _ENCODER.encode(value)
+        text = _written(value)
     except (TypeError, ValueError):
         return rfc8785.dumps(_plain(value))
     return text.encode("ascii") if text.isascii() else rfc8785.dumps(_plain(value))
@@ -153,6 +138,26 @@ def is_integer(value: Decimal) -> bool:
     return value.as_tuple().exponent == 0
 
 
+@lru_cache(maxsize=16)
+def _decoder(what: str) -> json.JSONDecoder:
+    """Reads text strictly; `what` is only named in what it raises."""
+
+    def number(token: str) -> Decimal:
+        return _number(token, what)
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            twice = Counter(name for name, _ in items).most_common(1)[0][0][:128]
+            raise ArgumentsInvalidError(f"{what} name {twice!r} twice", argument=twice, fix="name it once")
+        return result
+
+    def constant(token: str) -> NoReturn:
+        raise ArgumentsInvalidError(f"{what} contain {token}", fix="JSON has no NaN and no infinity (RFC 8259)")
+
+    return json.JSONDecoder(object_pairs_hook=pairs, parse_int=number, parse_float=number, parse_constant=constant)
+
+
 def _refuse_large(text: str, max_bytes: int, what: str) -> None:
     try:
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
@@ -160,6 +165,8 @@ def _refuse_large(text: str, max_bytes: int, what: str) -> None:
         raise ArgumentsInvalidError(f"{what} hold a lone surrogate", fix="send UTF-8") from error
     if size > max_bytes:
         raise ArgumentsInvalidError(f"{what} take {size} bytes, more than {max_bytes}", fix="send less at once")
+    if text.count("[") + text.count("{") <= MAX_DEPTH + 1:
+        return  # Whatever stands in strings.
     depth = 0
     for character in _STRINGS.sub("", text):
         if character in "[{":
@@ -171,6 +178,8 @@ def _refuse_large(text: str, max_bytes: int, what: str) -> None:
 
 
 def _number(token: str, what: str) -> Decimal:
+    if len(token) <= PLAIN_DIGITS and token.isdecimal():
+        return Decimal(token)
     if len(token) > MAX_NUMBER_CHARACTERS:
         raise ArgumentsInvalidError(
             f"{what}: a number of {len(token)} characters",
@@ -253,6 +262,4 @@ def _plain(value: Json) -> Any:
     return value
 
 
-_ENCODER: Final = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_ordinary
-)
+_written: Final = json_writer(sort_keys=True, ensure_ascii=False, default=_ordinary)

@@ -122,8 +122,18 @@ def sign_raw(message: bytes, key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def sign_jws(header: Mapping[str, Any], payload: bytes, key: ec.EllipticCurvePrivateKey) -> str:
     """The compact JWS of a payload. `header` comes without `alg`, which is ES256."""
+    return sign_under(header_segment(header), payload, key)
+
+
+def header_segment(header: Mapping[str, Any]) -> str:
+    """The first segment of every JWS with this header, for `sign_under`. `alg`, which is ES256, is added."""
     members = json.dumps({"alg": ALGORITHM, **header}, separators=(",", ":"), sort_keys=True)
-    signing_input = f"{base64url(members.encode('utf-8'))}.{base64url(payload)}"
+    return base64url(members.encode("utf-8"))
+
+
+def sign_under(segment: str, payload: bytes, key: ec.EllipticCurvePrivateKey) -> str:
+    """The compact JWS of a payload under a header that `header_segment` has written."""
+    signing_input = f"{segment}.{base64url(payload)}"
     return f"{signing_input}.{base64url(sign_raw(signing_input.encode('ascii'), key))}"
 
 

@@ -164,7 +164,7 @@ class Task:
 
     def labels_without(self, step_id: str) -> frozenset[str]:
         """The labels that any other step than this one, or memory, brought."""
-        return frozenset(label for label, sources in self.labels.items() if sources - {step_id})
+        return frozenset([label for label, sources in self.labels.items() if len(sources) > (step_id in sources)])
 
 
 @dataclass(slots=True)

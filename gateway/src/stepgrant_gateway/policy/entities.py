@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from stepgrant.errors import ArgumentsInvalidError
+from stepgrant.json_text import json_writer
 from stepgrant_gateway.core.decision import OPEN_ACTION, Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.policy.arguments import admit, cedar_decimal
@@ -22,7 +22,7 @@ GATEWAY_ID: Final = "gateway"
 _SCHEME: Final = "spiffe://"
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MAX_LONG: Final = 2**63 - 1
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
+_written: Final = json_writer()
 
 
 class UnrepresentableError(GatewayError):
@@ -46,7 +46,7 @@ class Parties:
             "principal": self.principal,
             "action": self.action,
             "resource": self.resource,
-            "context": _ENCODER.encode(context),
+            "context": _written(context),
         }
 
 

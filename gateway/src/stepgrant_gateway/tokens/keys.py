@@ -11,7 +11,9 @@ from typing import Final, Protocol
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from stepgrant.feed import key_message
+from stepgrant.grant import GRANT_TYPE
 from stepgrant.jwk import public_jwk
+from stepgrant.jws import header_segment
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import SvidSigner
 from stepgrant_gateway.core.revocation import AnnouncedKey
@@ -37,9 +39,13 @@ class NoKeyError(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One key pair. It signs up to `retire_at`; what it has signed is good up to `not_after`."""
+    """One key pair. It signs up to `retire_at`; what it has signed is good up to `not_after`.
+
+    `header` is the first segment of every grant that it signs.
+    """
 
     kid: str
+    header: str
     private: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
     jwk_json: str
     retire_at: datetime
@@ -69,6 +75,7 @@ class SigningKeys:
         retire_at = self._clock.now().replace(microsecond=0) + self._lifetime
         key = SigningKey(
             kid=kid,
+            header=header_segment({"kid": kid, "typ": GRANT_TYPE}),
             private=private,
             jwk_json=json.dumps(jwk, sort_keys=True, separators=(",", ":")),
             retire_at=retire_at,

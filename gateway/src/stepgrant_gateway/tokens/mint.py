@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from typing import Final
 
-from stepgrant.grant import GRANT_TYPE, MAX_GRANT_BYTES, GrantClaims, to_payload
-from stepgrant.jws import sign_jws
+from stepgrant.grant import MAX_GRANT_BYTES, GrantClaims, to_payload
+from stepgrant.json_text import json_writer
+from stepgrant.jws import sign_under
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.tokens.keys import NoKeyError, SigningKeys
+
+_written: Final = json_writer(sort_keys=True, ensure_ascii=False)
 
 
 class GrantTooLargeError(GatewayError):
@@ -32,8 +35,7 @@ class GrantMinter:
         key = self._keys.active()
         if claims.expires_at > key.not_after:
             raise NoKeyError("the active signing key ends before the grant: rotate the keys before granting")
-        payload = json.dumps(to_payload(claims), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        token = sign_jws({"kid": key.kid, "typ": GRANT_TYPE}, payload.encode("utf-8"), key.private)
+        token = sign_under(key.header, _written(to_payload(claims)).encode("utf-8"), key.private)
         if len(token) > MAX_GRANT_BYTES:
             raise GrantTooLargeError(
                 f"the grant takes {len(token)} bytes, more than {MAX_GRANT_BYTES}: shorten SPIFFE IDs, names or the target"
