@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples" / "demo"))
 from lines import Lines
 from observing import Lag, answer
 
-from stepgrant_gateway.cli.serve import until_signalled
+from stepgrant_gateway.cli.serve import suit_interpreter, until_signalled
 from stepgrant_gateway.config import load_config
 from stepgrant_gateway.wiring import Gateway
 
@@ -24,6 +24,7 @@ async def main() -> None:
     stop, lag = until_signalled(), Lag()
     lines = await Lines.open()
     async with Gateway.start(load_config(Path("gateway.toml"))) as gateway:
+        suit_interpreter()
         lag.start()
         lines.say({"gateway": f"127.0.0.1:{gateway.port}"})
         answers = asyncio.create_task(answering(lines, lag))

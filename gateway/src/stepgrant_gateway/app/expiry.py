@@ -18,6 +18,9 @@ TRIES: Final = 3
 """Times that what is due is tried in all, if it fails. Then it is let be, and the log has said so each time."""
 TRY_AGAIN: Final = timedelta(seconds=1)
 
+TIDY_AT: Final = 1024
+"""Deadlines from which on cancelled ones are looked for."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -44,9 +47,10 @@ class Deadlines:
         self._order = itertools.count()
         self._timer: Timer | None = None
         self._armed: timedelta | None = None
+        self._tidy_at = TIDY_AT
 
     def __len__(self) -> int:
-        """Deadlines that are to come; cancelled ones count until their time."""
+        """Deadlines that are kept: those to come, and hardly more cancelled ones than that."""
         return len(self._heap)
 
     def at(self, wall: datetime, callback: Callable[[], None]) -> Deadline:
@@ -55,8 +59,16 @@ class Deadlines:
             self._clock.monotonic() + max(wall - self._clock.now(), timedelta(0)), next(self._order), callback
         )
         heapq.heappush(self._heap, deadline)
+        if len(self._heap) >= self._tidy_at:
+            self._tidy()
         self._arm()
         return deadline
+
+    def _tidy(self) -> None:
+        """A task that lasts a second leaves no deadline behind for its whole max_age. Each is looked at twice or so in all."""
+        self._heap = [deadline for deadline in self._heap if deadline.callback is not None]
+        heapq.heapify(self._heap)
+        self._tidy_at = max(2 * len(self._heap), TIDY_AT)
 
     def _arm(self) -> None:
         while self._heap and self._heap[0].callback is None:

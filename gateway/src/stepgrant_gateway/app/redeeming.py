@@ -55,7 +55,7 @@ class Redeeming:
             return _UNKNOWN
         known = step.redemptions.get(redemption_id)
         if known is not None:
-            return await asyncio.shield(known)
+            return known if isinstance(known, Redeemed) else await asyncio.shield(known)
         refused = self._refused(step, grant_id)
         if refused is not None:
             return refused
@@ -90,10 +90,15 @@ class Redeeming:
             # A step that has ended long enough has forgotten its redemptions already.
             step.redemptions.pop(redemption_id, None)
             raise
-        if not step.live:
-            return Redeemed(False, 0, "revoked", _ended(step))
-        self._witness(step)
-        return Redeemed(True, remaining)
+        if step.live:
+            self._witness(step)
+            answer = Redeemed(True, remaining)
+        else:
+            answer = Redeemed(False, 0, "revoked", _ended(step))
+        if redemption_id in step.redemptions:
+            # The answer alone: a task would be kept with its call, for as long as the grant could be presented.
+            step.redemptions[redemption_id] = answer
+        return answer
 
     async def attest(
         self, caller: str, audience: str, grant_id: str, outcome: Outcome, result_sha256: bytes | None

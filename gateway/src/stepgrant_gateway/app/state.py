@@ -78,7 +78,7 @@ class Step:
     renewing: bool = False
     course: Course | None = None
     late_reports: int = 0
-    redemptions: dict[str, asyncio.Future[Redeemed]] = field(default_factory=dict)
+    redemptions: dict[str, asyncio.Future[Redeemed] | Redeemed] = field(default_factory=dict)
 
     @property
     def live(self) -> bool:
@@ -196,7 +196,7 @@ class State:
         """The labels that a new task of this type starts with (design 3, `label_memory`)."""
         if task_type.memory_window is None:
             return frozenset()
-        apart = task_type.memory_scope == "instance" and self.memory.apart(workload, instance_jkt)
+        apart = task_type.memory_scope == "instance"
         since = now - task_type.memory_window
         labels = self.memory.brought(workload, instance_jkt if apart else None, since)
         for task in self.tasks.values():

@@ -2,73 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 from stepgrant_gateway.core.decision import LONGEST_MEMORY
 
 MAX_INSTANCES: Final = 1024
-"""Instances of one workload whose labels are remembered apart; any further one counts as the whole workload."""
+"""Instances of one workload that are told apart by what brought one label, 150 bytes each; any further ones count as one."""
+OTHERS: Final = b""
+"""Stands for all instances that are not told apart. No key has such a thumbprint."""
+
+Key = TypeVar("Key", str, bytes)
 
 
 @dataclass(slots=True)
 class LabelMemory:
-    """When each label was brought last: by workload, and by instance key of a workload."""
+    """When each label was brought last: by workload and label, and by workload, label and instance key."""
 
     workloads: dict[str, dict[str, datetime]] = field(default_factory=dict)
-    instances: dict[str, dict[bytes, dict[str, datetime]]] = field(default_factory=dict)
+    instances: dict[str, dict[str, dict[bytes, datetime]]] = field(default_factory=dict)
 
     def remember(self, workload: str, instance_jkt: bytes, labels: Iterable[str], at: datetime) -> None:
         """Keeps labels for later tasks of the same instance and of the same workload."""
-        instances = self.instances.setdefault(workload, {})
-        if instance_jkt not in instances and len(instances) >= MAX_INSTANCES:
-            self._forget_instances(workload, at - LONGEST_MEMORY)
-            instances = self.instances[workload]
-        places = [self.workloads.setdefault(workload, {})]
-        if instance_jkt in instances or len(instances) < MAX_INSTANCES:
-            places.append(instances.setdefault(instance_jkt, {}))
-        for remembered in places:
-            remembered.update((label, max(at, remembered.get(label, at))) for label in labels)
-
-    def apart(self, workload: str, instance_jkt: bytes) -> bool:
-        """True if what this instance brought is told apart from what its whole workload did.
-
-        An instance that did not fit may have brought anything that its workload has.
-        """
-        instances = self.instances.get(workload, {})
-        return instance_jkt in instances or len(instances) < MAX_INSTANCES
+        for label in labels:
+            _keep(self.workloads.setdefault(workload, {}), label, at)
+            by_label = self.instances.setdefault(workload, {})
+            if instance_jkt not in by_label.setdefault(label, {}) and len(by_label[label]) >= MAX_INSTANCES:
+                by_label[label] = _since(by_label[label], at - LONGEST_MEMORY)
+            instances = by_label[label]
+            apart = instance_jkt in instances or len(instances) < MAX_INSTANCES
+            _keep(instances, instance_jkt if apart else OTHERS, at)
 
     def brought(self, workload: str, instance_jkt: bytes | None, since: datetime) -> set[str]:
-        """Labels brought after `since` by that instance; None = by any of the workload."""
+        """Labels brought after `since` by that instance, or by any that it is not told apart from; None = by the workload."""
         if instance_jkt is None:
-            found = self.workloads.get(workload, {})
-        else:
-            found = self.instances.get(workload, {}).get(instance_jkt, {})
-        return {label for label, at in found.items() if at > since}
+            return set(_since(self.workloads.get(workload, {}), since))
+        by_label = self.instances.get(workload, {}).items()
+        last = {label: instances.get(instance_jkt, instances.get(OTHERS)) for label, instances in by_label}
+        return {label for label, at in last.items() if at is not None and at > since}
 
     def tidy(self, now: datetime) -> None:
         """Drops what no window reaches any more."""
         before = now - LONGEST_MEMORY
-        for workload in list(self.workloads):
-            self._forget_instances(workload, before)
-            self.workloads[workload] = _since(self.workloads[workload], before)
-            if not self.workloads[workload] and not self.instances.get(workload):
-                del self.workloads[workload]
-                self.instances.pop(workload, None)
+        for workload, labels in list(self.workloads.items()):
+            kept = self.workloads[workload] = _since(labels, before)
+            # Whatever an instance brought, its workload brought then or later.
+            by_label = self.instances.get(workload, {})
+            self.instances[workload] = {label: _since(by_label[label], before) for label in by_label if label in kept}
+            if not kept:
+                del self.workloads[workload], self.instances[workload]
 
     def copied(self) -> LabelMemory:
         """Another one that remembers the same."""
         instances = {
-            workload: {jkt: dict(labels) for jkt, labels in of.items()} for workload, of in self.instances.items()
+            workload: {label: dict(of) for label, of in by_label.items()}
+            for workload, by_label in self.instances.items()
         }
         return LabelMemory({workload: dict(labels) for workload, labels in self.workloads.items()}, instances)
 
-    def _forget_instances(self, workload: str, before: datetime) -> None:
-        kept = {jkt: _since(labels, before) for jkt, labels in self.instances.get(workload, {}).items()}
-        self.instances[workload] = {jkt: labels for jkt, labels in kept.items() if labels}
+
+def _keep(times: dict[Key, datetime], key: Key, at: datetime) -> None:
+    times[key] = max(at, times.get(key, at))
 
 
-def _since(labels: dict[str, datetime], before: datetime) -> dict[str, datetime]:
-    return {label: at for label, at in labels.items() if at > before}
+def _since(times: Mapping[Key, datetime], before: datetime) -> dict[Key, datetime]:
+    return {key: at for key, at in times.items() if at > before}

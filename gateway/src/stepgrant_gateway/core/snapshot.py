@@ -17,7 +17,7 @@ from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
 from stepgrant_gateway.core.ledger import ChainHead, is_instance
 from stepgrant_gateway.core.revocation import Lock
 
-SNAPSHOT_SCHEMA: Final = 1
+SNAPSHOT_SCHEMA: Final = 2
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -92,11 +92,10 @@ def _lines(history: History) -> Iterator[list[Any]]:
         for number, spent in sorted(grains.items()):
             yield ["spent", budget, workload, number, _microseconds(spent.at), str(spent.amount)]
     for workload, labels in sorted(history.labels.workloads.items()):
-        yield ["labels", workload, None, _times(labels)]
-    # In the order in which they came: the first MAX_INSTANCES are told apart.
-    for workload, instances in sorted(history.labels.instances.items()):
-        for jkt, labels in instances.items():
-            yield ["labels", workload, jkt.hex(), _times(labels)]
+        yield ["labels", workload, _times(labels)]
+    for workload, by_label in sorted(history.labels.instances.items()):
+        for label, instances in sorted(by_label.items()):
+            yield ["instances", workload, label, _times({jkt.hex(): at for jkt, at in instances.items()})]
     for task_id, task in history.open_tasks.items():
         yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels)]
     for (task_id, step_id), step in history.live_steps.items():
@@ -109,11 +108,11 @@ def _take(history: History, line: list[Any]) -> None:
             history.locks[lock_id] = Lock(lock_id, Selector(**selector), reason, _at(at), by)
         case ["spent", budget, workload, number, at, amount]:
             history.spent.setdefault((budget, workload), {})[number] = Spent(_at(at), Decimal(amount))
-        case ["labels", workload, None, labels]:
+        case ["labels", workload, labels]:
             history.labels.workloads[workload] = {label: _at(at) for label, at in labels.items()}
-        case ["labels", workload, jkt, labels]:
-            instances = history.labels.instances.setdefault(workload, {})
-            instances[bytes.fromhex(jkt)] = {label: _at(at) for label, at in labels.items()}
+        case ["instances", workload, label, instances]:
+            by_label = history.labels.instances.setdefault(workload, {})
+            by_label[label] = {bytes.fromhex(jkt): _at(at) for jkt, at in instances.items()}
         case ["task", task_id, workload, jkt, labels]:
             history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels))
         case ["step", task_id, step_id, grant, exp_ms, at, deltas]:
@@ -122,8 +121,8 @@ def _take(history: History, line: list[Any]) -> None:
             raise SnapshotError("it holds a line of an unknown kind")
 
 
-def _times(labels: dict[str, datetime]) -> dict[str, int]:
-    return {label: _microseconds(at) for label, at in labels.items()}
+def _times(last: dict[str, datetime]) -> dict[str, int]:
+    return {name: _microseconds(at) for name, at in last.items()}
 
 
 def _microseconds(at: datetime) -> int:

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from stepgrant_gateway.app.expiry import AT_ONCE, TRIES, TRY_AGAIN, Deadlines
+from stepgrant_gateway.app.expiry import AT_ONCE, TIDY_AT, TRIES, TRY_AGAIN, Deadlines
 from tests.kit.clock import ManualClock
 
 
@@ -70,6 +70,20 @@ def test_ds_10_what_succeeds_at_the_second_try_has_happened_once() -> None:
     clock.advance(TRY_AGAIN * TRIES)
 
     assert len(tried) == 2
+
+
+def test_what_is_cancelled_takes_no_memory_for_long_however_late_it_would_be_due() -> None:
+    clock, happened = ManualClock(), []
+    deadlines = Deadlines(clock)
+    for number in range(100 * TIDY_AT):
+        late = deadlines.at(clock.now() + timedelta(hours=1), partial(happened.append, -1))
+        if number % TIDY_AT == 0:
+            deadlines.at(clock.now() + timedelta(seconds=number), partial(happened.append, number))
+        late.cancel()
+        assert len(deadlines) <= TIDY_AT
+    clock.advance(timedelta(seconds=100 * TIDY_AT))
+
+    assert happened == list(range(0, 100 * TIDY_AT, TIDY_AT))
 
 
 def test_ds_06_what_is_due_at_one_instant_lets_the_others_have_their_turn() -> None:

@@ -23,7 +23,7 @@ def test_an_agent_with_ever_new_instance_keys_takes_bounded_memory_and_loses_no_
     state = State(support_policy())
     for number in range(MAX_INSTANCES + 100):
         state.memory.remember(AGENT, jkt(number), ["confidential"], START)
-    assert len(state.memory.instances[AGENT]) == MAX_INSTANCES
+    assert len(state.memory.instances[AGENT]["confidential"]) == MAX_INSTANCES + 1
     assert state.remembered(BY_INSTANCE, AGENT, jkt(MAX_INSTANCES + 50), START) == {"confidential"}
     assert state.remembered(BY_INSTANCE, TRIAGE, jkt(0), START) == set()
 
@@ -33,9 +33,23 @@ def test_room_returns_when_what_was_remembered_is_out_of_every_window() -> None:
     for number in range(MAX_INSTANCES):
         state.memory.remember(AGENT, jkt(number), ["confidential"], START)
     later = START + LONGEST_MEMORY + HOUR
-    state.memory.remember(AGENT, jkt(7_000), ["untrusted"], later)
-    assert state.memory.instances[AGENT].keys() == {jkt(7_000)}
+    state.memory.remember(AGENT, jkt(7_000), ["confidential"], later)
+    assert state.memory.instances[AGENT]["confidential"].keys() == {jkt(7_000)}
     assert state.remembered(BY_INSTANCE, AGENT, jkt(7_001), later) == set()
+
+
+def test_what_an_instance_brought_that_did_not_fit_is_not_forgotten_when_room_returns() -> None:
+    """INV-11: the first ones run out of every window a day before it does."""
+    state, day = State(support_policy()), timedelta(days=1)
+    for number in range(MAX_INSTANCES):
+        state.memory.remember(AGENT, jkt(number), ["confidential"], START)
+    state.memory.remember(AGENT, jkt(7_000), ["confidential"], START + day)
+    state.tidy(START + LONGEST_MEMORY)
+    now = START + day + HOUR / 2
+    assert state.remembered(BY_INSTANCE, AGENT, jkt(7_000), now) == {"confidential"}
+    assert state.remembered(BY_INSTANCE, AGENT, jkt(0), now) == {"confidential"}
+    state.tidy(START + LONGEST_MEMORY + day)
+    assert state.remembered(BY_INSTANCE, AGENT, jkt(7_000), now) == set()
 
 
 def test_tidying_keeps_what_a_decision_can_still_need() -> None:

@@ -61,7 +61,7 @@ def test_what_was_spent_within_a_minute_is_one_sum_that_leaves_no_window_too_ear
 def test_a_task_has_its_labels_to_its_end_and_those_that_it_began_with_too() -> None:
     history = fold([opened(0, "confidential"), granted(1, "a", "untrusted"), event(EventType.TASK_CLOSED, 9, task="t")])
     last = dict.fromkeys(("confidential", "untrusted"), START + timedelta(minutes=9))
-    assert history.labels.instances == {"spiffe://a/w": {JKT: last}}
+    assert history.labels.instances == {"spiffe://a/w": {label: {JKT: at} for label, at in last.items()}}
     assert history.labels.workloads == {"spiffe://a/w": last}
     assert history.open_tasks == {}
 
