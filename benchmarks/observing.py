@@ -60,10 +60,11 @@ def answer(lines: Lines, lag: Lag, asked: Mapping[str, Any]) -> None:
 
 
 def vitals(pid: int) -> dict[str, Any]:
-    """Resident memory in KiB, open descriptors and threads of any process; Linux only."""
+    """Resident memory in KiB, what of it is no file's, open descriptors and threads of any process; Linux only."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
         "rss_kib": int(status["VmRSS"].split()[0]),
+        "anonymous_kib": int(status["RssAnon"].split()[0]),
         "descriptors": sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
         "threads": int(status["Threads"]),
     }
