@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,23 +27,36 @@ def refuse_unknown(message: Message) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What of a message type has to be looked at: its enums, its oneofs and its nested messages."""
+    """What of a message type has to be looked at, by names of fields.
 
-    enums: tuple[tuple[FieldDescriptor, frozenset[int]], ...]
-    oneofs: tuple[str, ...]
-    nested: tuple[FieldDescriptor, ...]
+    `enums`: whether it is repeated, and the numbers allowed. `oneofs`: those of their members that are messages.
+    `repeated` and `nested`: messages in no oneof.
+    """
+
+    enums: tuple[tuple[str, bool, frozenset[int]], ...]
+    oneofs: tuple[tuple[str, frozenset[str]], ...]
+    repeated: tuple[str, ...]
+    nested: tuple[str, ...]
 
 
 @lru_cache(maxsize=256)
 def _shape(descriptor: Descriptor) -> _Shape:
-    enums, nested = [], []
+    enums = []
     for field in descriptor.fields:
         if field.enum_type is not None:
             allowed = [value.number for value in field.enum_type.values if not value.name.endswith("_UNSPECIFIED")]
-            enums.append((field, frozenset(allowed)))
-        elif field.message_type is not None:
-            nested.append(field)
-    return _Shape(tuple(enums), tuple(oneof.name for oneof in descriptor.oneofs), tuple(nested))
+            enums.append((field.name, field.is_repeated, frozenset(allowed)))
+    apart = [field for field in _messages(descriptor.fields) if field.containing_oneof is None]
+    return _Shape(
+        tuple(enums),
+        tuple((oneof.name, frozenset(field.name for field in _messages(oneof.fields))) for oneof in descriptor.oneofs),
+        tuple(field.name for field in apart if field.is_repeated),
+        tuple(field.name for field in apart if not field.is_repeated),
+    )
+
+
+def _messages(fields: Iterable[FieldDescriptor]) -> list[FieldDescriptor]:
+    return [field for field in fields if field.message_type is not None]
 
 
 def _refuse(message: Message, path: str) -> None:
@@ -53,17 +67,20 @@ def _refuse(message: Message, path: str) -> None:
             "use the same protocol revision on both sides"
         )
     shape = _shape(message.DESCRIPTOR)
-    for name in shape.oneofs:
-        if message.WhichOneof(name) is None:
-            raise ProtocolError(f"{path}.{name} has no member set; set exactly one")
-    for field, allowed in shape.enums:
-        value = getattr(message, field.name)
-        for number in value if field.is_repeated else (value,):
+    for oneof, messages in shape.oneofs:
+        name = message.WhichOneof(oneof)
+        if name is None:
+            raise ProtocolError(f"{path}.{oneof} has no member set; set exactly one")
+        if name in messages:
+            _refuse(getattr(message, name), f"{path}.{name}")
+    for name, repeated, allowed in shape.enums:
+        value = getattr(message, name)
+        for number in value if repeated else (value,):
             if number not in allowed:
-                raise ProtocolError(f"{path}.{field.name} has enum value {number}, which is not a valid one")
-    for field in shape.nested:
-        if field.is_repeated:
-            for index, item in enumerate(getattr(message, field.name)):
-                _refuse(item, f"{path}.{field.name}[{index}]")
-        elif message.HasField(field.name):
-            _refuse(getattr(message, field.name), f"{path}.{field.name}")
+                raise ProtocolError(f"{path}.{name} has enum value {number}, which is not a valid one")
+    for name in shape.repeated:
+        for index, item in enumerate(getattr(message, name)):
+            _refuse(item, f"{path}.{name}[{index}]")
+    for name in shape.nested:
+        if message.HasField(name):
+            _refuse(getattr(message, name), f"{path}.{name}")

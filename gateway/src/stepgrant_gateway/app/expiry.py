@@ -6,7 +6,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,17 +21,18 @@ TRY_AGAIN: Final = timedelta(seconds=1)
 TIDY_AT: Final = 1024
 """Deadlines from which on cancelled ones are looked for."""
 
+_NONE: Final = timedelta(0)
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Deadline:
     """One thing that is due. `cancel` lets it not happen."""
 
     when: timedelta
-    order: int
-    callback: Callable[[], None] | None = field(compare=False)
-    failed: int = field(compare=False, default=0)
+    callback: Callable[[], None] | None
+    failed: int = 0
 
     def cancel(self) -> None:
         """Let it not happen; harmless when it has."""
@@ -43,7 +44,8 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._heap: list[Deadline] = []
+        # Tuples, which the heap compares without calling Python; no two are alike in time and order.
+        self._heap: list[tuple[timedelta, int, Deadline]] = []
         self._order = itertools.count()
         self._timer: Timer | None = None
         self._armed: timedelta | None = None
@@ -55,25 +57,26 @@ class Deadlines:
 
     def at(self, wall: datetime, callback: Callable[[], None]) -> Deadline:
         """Calls `callback` when the time from now to `wall` has passed, however the wall clock is set meanwhile."""
-        deadline = Deadline(
-            self._clock.monotonic() + max(wall - self._clock.now(), timedelta(0)), next(self._order), callback
-        )
-        heapq.heappush(self._heap, deadline)
+        deadline = Deadline(self._clock.monotonic() + max(wall - self._clock.now(), _NONE), callback)
+        self._push(deadline)
         if len(self._heap) >= self._tidy_at:
             self._tidy()
         self._arm()
         return deadline
 
+    def _push(self, deadline: Deadline) -> None:
+        heapq.heappush(self._heap, (deadline.when, next(self._order), deadline))
+
     def _tidy(self) -> None:
         """A task that lasts a second leaves no deadline behind for its whole max_age. Each is looked at twice or so in all."""
-        self._heap = [deadline for deadline in self._heap if deadline.callback is not None]
+        self._heap = [entry for entry in self._heap if entry[2].callback is not None]
         heapq.heapify(self._heap)
         self._tidy_at = max(2 * len(self._heap), TIDY_AT)
 
     def _arm(self) -> None:
-        while self._heap and self._heap[0].callback is None:
+        while self._heap and self._heap[0][2].callback is None:
             heapq.heappop(self._heap)
-        first = self._heap[0].when if self._heap else None
+        first = self._heap[0][0] if self._heap else None
         if first == self._armed:
             return
         if self._timer is not None:
@@ -85,8 +88,8 @@ class Deadlines:
         self._armed = self._timer = None
         now = self._clock.monotonic()
         ran = 0
-        while self._heap and self._heap[0].when <= now and ran < AT_ONCE:
-            deadline = heapq.heappop(self._heap)
+        while self._heap and self._heap[0][0] <= now and ran < AT_ONCE:
+            deadline = heapq.heappop(self._heap)[2]
             if deadline.callback is not None:
                 ran += 1
                 try:
@@ -101,6 +104,6 @@ class Deadlines:
         deadline.failed += 1
         if deadline.failed < TRIES:
             deadline.when = now + TRY_AGAIN
-            heapq.heappush(self._heap, deadline)
+            self._push(deadline)
         else:
             logger.error("what was due has failed %d times and is let be", TRIES)

@@ -14,6 +14,7 @@ from stepgrant.intent import Json
 from stepgrant_gateway.core.delegation import Envelope
 
 OPEN_ACTION: Final = "task.open"
+_READ: Final = frozenset({"read"})
 LONGEST_MEMORY: Final = timedelta(days=30)
 """No `label_memory` window is longer: what no window reaches is forgotten."""
 
@@ -42,7 +43,7 @@ class Tool:
     @property
     def only_reads(self) -> bool:
         """True if nothing changes and nothing leaves: such a grant may be used more than once."""
-        return self.effects == frozenset({"read"})
+        return self.effects == _READ
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from stepgrant.errors import DenialCode
 from stepgrant.grant import Tier
@@ -48,11 +49,10 @@ class Terms:
     @property
     def policies(self) -> tuple[str, ...]:
         """Ids of the satisfied permits."""
-        return tuple(place.policy_id for place in self.places)
+        return tuple([place.policy_id for place in self.places])
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(NamedTuple):
     """A moment that a grant may not outlive, and the code that names it in a denial."""
 
     at: datetime
@@ -69,22 +69,22 @@ class Lifetime:
 
 def settle_terms(permitted: Permitted, call: Call, wanted: timedelta | None) -> Terms:
     """The least that wish, satisfied permits and tier allow (design 5.3, step 4)."""
-    ttls = [permit.ttl for permit in permitted.permits if permit.ttl is not None]
+    ttl, uses = TTL_CAP[call.tier], None
     if wanted is not None:
-        ttls.append(wanted)
-    uses = [permit.uses for permit in permitted.permits if permit.uses is not None]
-    default_uses = None if call.tool.only_reads else 1
-    return Terms(
-        ttl=min(*ttls, TTL_CAP[call.tier]) if ttls else TTL_CAP[call.tier],
-        uses=min(uses) if uses else default_uses,
-        tier=call.tier,
-        places=tuple(permit.place for permit in permitted.permits),
-    )
+        ttl = min(ttl, wanted)
+    for permit in permitted.permits:
+        if permit.ttl is not None:
+            ttl = min(ttl, permit.ttl)
+        if permit.uses is not None:
+            uses = permit.uses if uses is None else min(uses, permit.uses)
+    if uses is None and not call.tool.only_reads:
+        uses = 1
+    return Terms(ttl, uses, call.tier, tuple([permit.place for permit in permitted.permits]))
 
 
 def bound_lifetime(now: datetime, ttl: timedelta, bounds: Iterable[Bound]) -> Lifetime | DenialCode:
     """The grant's times, or the code of the bound that leaves it less than a second."""
-    nearest = min(bounds, key=lambda bound: bound.at)
+    nearest = min(bounds, key=attrgetter("at"))
     end = min(now + ttl, nearest.at)
     expires_at = datetime.fromtimestamp(int(end.timestamp()), UTC)
     if expires_at - now < SHORTEST:

@@ -21,6 +21,9 @@ class StepState(Enum):
     REVOKED = "revoked"
     ABANDONED = "abandoned"
 
+    # Members are single: Enum's own hash is of the name, in Python, at each look into a table.
+    __hash__ = object.__hash__
+
     @property
     def ended(self) -> bool:
         """True if nothing can happen to the step any more."""
@@ -38,6 +41,8 @@ class StepInput(Enum):
     EXPIRE = "expire"
     REVOKE = "revoke"
     ABANDON = "abandon"
+
+    __hash__ = object.__hash__  # As above.
 
 
 class StepEffect(Enum):
