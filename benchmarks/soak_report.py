@@ -14,6 +14,13 @@ from trend import Trend, trend
 WARM_UP: Final = 0.25
 """Share of the time that does not count: caches fill, the allocator finds its size, what has a lifetime reaches its number."""
 PROCESSES: Final = ("gateway", "resource")
+MINDED: Final = {
+    "resident memory": (1.0, "MiB"),
+    "descriptors": (5.0, ""),
+    "threads": (1.0, ""),
+    "p50 of a round": (10.0, "ms"),
+}
+"""What an hour may add before somebody minds, and its unit. Memory: not a gigabyte in a month; what comes and goes: its noise."""
 KINDS: Final = 8
 """Kinds of objects that the page lists, those whose number changed most."""
 
@@ -27,8 +34,8 @@ def line(sample: Mapping[str, Any]) -> str:
     )
 
 
-def trends(samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Trend, str]]:
-    """What could grow, per hour and with its unit, after the warm-up; nothing if there are too few samples."""
+def trends(samples: Sequence[Mapping[str, Any]]) -> dict[str, Trend]:
+    """What could grow, per hour, after the warm-up; nothing if there are too few samples."""
     counted = settled(samples)
     if len(counted) < 3:
         return {}
@@ -36,10 +43,10 @@ def trends(samples: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Trend, str]]
     found = {}
     for process in PROCESSES:
         memory = [sample[process]["rss_kib"] / 1024 for sample in counted]
-        found[f"{process}: resident memory"] = (trend(hours, memory), "MiB")
+        found[f"{process}: resident memory"] = trend(hours, memory)
         for name in ("descriptors", "threads"):
-            found[f"{process}: {name}"] = (trend(hours, [sample[process][name] for sample in counted]), "")
-    found["p50 of a round"] = (trend(hours, [sample["round_us"]["p50"] / 1e3 for sample in counted]), "ms")
+            found[f"{process}: {name}"] = trend(hours, [sample[process][name] for sample in counted])
+    found["p50 of a round"] = trend(hours, [sample["round_us"]["p50"] / 1e3 for sample in counted])
     return found
 
 
@@ -50,7 +57,7 @@ def settled(samples: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 
 def summary(document: Mapping[str, Any]) -> str:
     """The verdict, for the one who ran it."""
-    lines = [f"{name}: {_growth(*found)}" for name, found in trends(document["samples"]).items()]
+    lines = [f"{name}: {_growth(name, found)}" for name, found in trends(document["samples"]).items()]
     ledger = "verified" if document["ledger"]["verified"] else f"NOT verified: {document['ledger']['said']}"
     lines.append(
         f"ledger: {document['ledger']['bytes'] / 2**20:,.0f} MiB, {ledger} in {document['ledger']['seconds']} s"
@@ -97,7 +104,7 @@ def text(document: Mapping[str, Any], stem: str) -> str:
     rounds = Counter[str]()
     for sample in samples:
         rounds.update(sample["rounds"])
-    grown = "\n".join(f"| {name} | {_growth(*found)} |" for name, found in trends(samples).items())
+    grown = "\n".join(f"| {name} | {_growth(name, found)} |" for name, found in trends(samples).items())
     done = ", ".join(f"{count:,} {name}" for name, count in rounds.most_common())
     failed = "\n".join(f"- {count} times: `{what}`" for what, count in document["failures"].items()) or "None."
     machine = document["machine"]
@@ -115,7 +122,8 @@ renewed, some denied. Workers connect anew every 50 rounds, and an operator's lo
 
 ## Growth an hour, after the first quarter
 
-A least-squares line with its 95 % interval, widened by the correlation of neighbouring samples. Flat = no growth lies within the interval.
+A least-squares line with its 95 % interval, widened by the correlation of neighbouring samples. Flat within a bound = the whole interval lies
+within it, on both sides; grows = the whole interval lies above nothing, and reaches beyond the bound; unsure = the hour was too noisy to tell.
 
 | what | an hour |
 |---|---|
@@ -165,9 +173,11 @@ def _objects(samples: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _growth(found: Trend, unit: str) -> str:
-    verdict = "flat" if found.flat else "grows" if found.slope > 0 else "shrinks"
-    return f"{found.slope:+.2f} ± {found.margin:.2f} {unit}".rstrip() + f" ({verdict})"
+def _growth(name: str, found: Trend) -> str:
+    bound, unit = MINDED[name.rpartition(": ")[2]]
+    verdict = found.verdict(bound)
+    said = f"flat within {bound:g}" if verdict == "flat" else f"**{verdict}**"
+    return f"{found.slope:+.2f} ± {found.margin:.2f} {unit}".rstrip() + f" ({said})"
 
 
 def _mib(process: Mapping[str, Any]) -> int:

@@ -24,10 +24,16 @@ class Trend:
     slope: float
     margin: float
 
-    @property
-    def flat(self) -> bool:
-        """True if no growth at all is within the interval."""
-        return abs(self.slope) <= self.margin
+    def verdict(self, bound: float) -> str:
+        """What it comes to for whoever minds no growth below `bound`, above 0, per unit of time.
+
+        flat: the whole interval lies within the bound, which a program that grows by less passes too. grows, shrinks: the whole
+        interval lies on one side of nothing, and reaches beyond the bound. unsure: neither; longer, or quieter, would tell.
+        """
+        least, most = self.slope - self.margin, self.slope + self.margin
+        if -bound <= least and most <= bound:
+            return "flat"
+        return "grows" if least > 0 else "shrinks" if most < 0 else "unsure"
 
 
 def trend(times: Sequence[float], values: Sequence[float]) -> Trend:
