@@ -123,6 +123,22 @@ def test_expiry_destroys_keys_and_inputs_of_earlier_days_and_breaks_no_chain(sto
     assert store.expire(TUESDAY) == 0
 
 
+def test_a_key_that_was_destroyed_is_there_again_with_an_input_that_comes_late(store):
+    store.append(CHAIN[:2], [sealed(CHAIN[1], "monday")], [key("monday", MONDAY)])
+    assert store.expire(TUESDAY) == 1
+    store.append(CHAIN[2:4], [sealed(CHAIN[3], "monday")], [key("monday", MONDAY)])
+    assert store.input_of(INSTANCE, 2) is None
+    assert store.input_of(INSTANCE, 4) == (sealed(CHAIN[3], "monday"), key("monday", MONDAY))
+
+
+def test_chains_that_take_turns_keep_to_themselves(store):
+    for at in range(len(SECOND)):
+        store.append(CHAIN[at : at + 1], [])
+        store.append(SECOND[at : at + 1], [])
+    assert list(store.read(INSTANCE, 0, 10)) == CHAIN[: len(SECOND)]
+    assert list(store.read(OTHER, 0, 10)) == SECOND
+
+
 def test_a_large_batch_is_one_append(store):
     events = [Event(EventType.STEP_ENDED, START + timedelta(seconds=n), {"n": n}) for n in range(500)]
     records = chain_of(started(), *events)

@@ -22,6 +22,7 @@ from stepgrant_gateway.core.ledger import (
     Record,
     Sealed,
     SealedInput,
+    chain_tag,
     chained,
     decode_event,
     encode_event,
@@ -60,6 +61,7 @@ class ChainWriter:
     def __init__(self, store: LedgerStore, sealer: Sealer, instance_id: str) -> None:
         self._store = store
         self._sealer = sealer
+        self._tag = chain_tag(instance_id)
         self._head = ChainHead(instance_id, 0, GENESIS)
         self._unsettled: _Group | None = None
 
@@ -93,7 +95,8 @@ class ChainWriter:
         Raises:
             LedgerBrokenError: the store holds something else than this writer wrote; it must not write any more.
         """
-        head = before = self._head
+        before = self._head
+        head: ChainHead | Record = before
         records: list[Record] = []
         inputs: list[SealedInput] = []
         keys: dict[str, DataKey] = {}
@@ -110,11 +113,15 @@ class ChainWriter:
                 sequences.append(None)
                 continue
             records += made
-            head = ChainHead(head.instance_id, made[-1].sequence, made[-1].hash) if made else head
-            inputs += [item.input for item in sealed if item.input is not None]
-            keys.update({item.key.key_id: item.key for item in sealed if item.key is not None})
+            head = made[-1] if made else head
+            for item in sealed:
+                if item.input is not None:
+                    inputs.append(item.input)
+                if item.key is not None:
+                    keys[item.key.key_id] = item.key
             sequences.append(head.sequence)
-        self._unsettled = _Group(before, head, tuple(sequences), frozenset(invalid))
+        after = ChainHead(head.instance_id, head.sequence, head.hash) if records else before
+        self._unsettled = _Group(before, after, tuple(sequences), frozenset(invalid))
         if records:
             try:
                 self._store.append(records, inputs, tuple(keys.values()))
@@ -126,7 +133,7 @@ class ChainWriter:
                     extra={"event": "ledger_append_failed"},
                 )
                 return self.settle()
-        return self._settled(head)
+        return self._settled(after)
 
     def settle(self) -> Written:
         """What became of the group whose outcome is unknown, from what the store says is durable.
@@ -152,7 +159,7 @@ class ChainWriter:
     def _settled(self, head: ChainHead) -> Written:
         group = self._unsettled
         assert group is not None  # noqa: S101 - both callers have just seen it
-        if head not in {group.before, group.after}:
+        if head not in (group.after, group.before):
             raise LedgerBrokenError(
                 f"ledger of gateway instance {head.instance_id}: ends at record {head.sequence}, which this gateway did"
                 " not write there. Another writer, or a file put back: nothing more is recorded."
@@ -162,7 +169,7 @@ class ChainWriter:
         nothing: tuple[int | None, ...] = (None,) * len(group.sequences)
         return Written(head, durable, group.sequences if durable else nothing, group.invalid)
 
-    def _chain(self, head: ChainHead, batch: Sequence[Event]) -> tuple[list[Record], list[Sealed]]:
+    def _chain(self, head: ChainHead | Record, batch: Sequence[Event]) -> tuple[list[Record], list[Sealed]]:
         records: list[Record] = []
         sealed: list[Sealed] = []
         for event in batch:
@@ -171,9 +178,8 @@ class ChainWriter:
                 item = self._sealer.seal(event, head.instance_id, head.sequence + 1)
                 sealed.append(item)
                 digest = item.digest
-            record = chained(head, encode_event(event, digest))
-            records.append(record)
-            head = ChainHead(record.instance_id, record.sequence, record.hash)
+            head = chained(head, encode_event(event, digest), self._tag)
+            records.append(head)
         return records, sealed
 
 

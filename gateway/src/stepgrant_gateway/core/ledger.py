@@ -32,7 +32,11 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _PLAIN_FRACTION: Final = (Decimal("0.001"), Decimal(10**15))
 """Between these Python and ECMAScript write a double alike: without an exponent."""
 _NAMES: Final = frozenset({"schema", "type", "at", "data"})
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_ENCODER: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
+"""Of what `_plain_object` made, which nests no deeper than it may and so is no circle."""
+_AS_IT_IS: Final = frozenset({str, bool, type(None)})
 _TYPES: Final = {kind.value: kind for kind in EventType}
 
 
@@ -108,14 +112,19 @@ class StoredEvent:
 
 def record_hash(instance_id: str, sequence: int, previous_hash: bytes, body: bytes) -> bytes:
     """SHA-256(tag, instance (16 bytes), sequence (u64), previous hash (32 bytes), body): 32 bytes (design 7)."""
-    head = LEDGER_TAG + ulid_bytes(instance_id) + sequence.to_bytes(8, "big") + previous_hash
-    return hashlib.sha256(head + body).digest()
+    return _hash(chain_tag(instance_id), sequence, previous_hash, body)
 
 
-def chained(head: ChainHead, body: bytes) -> Record:
-    """The record that follows `head`."""
+def chain_tag(instance_id: str) -> bytes:
+    """What the hashes of a chain begin with: tag and instance, the same for each of its records."""
+    return LEDGER_TAG + ulid_bytes(instance_id)
+
+
+def chained(head: ChainHead | Record, body: bytes, tag: bytes | None = None) -> Record:
+    """The record that follows `head`; `tag` is that of the chain, from who has it already."""
     sequence = head.sequence + 1
-    return Record(head.instance_id, sequence, head.hash, record_hash(head.instance_id, sequence, head.hash, body), body)
+    hashed = _hash(tag or chain_tag(head.instance_id), sequence, head.hash, body)
+    return Record(head.instance_id, sequence, head.hash, hashed, body)
 
 
 def input_digest(salt: bytes, canonical_input: bytes) -> bytes:
@@ -213,6 +222,10 @@ def is_instance(text: object) -> bool:
         return False
 
 
+def _hash(tag: bytes, sequence: int, previous_hash: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(tag + sequence.to_bytes(8, "big") + previous_hash + body).digest()
+
+
 def _microseconds(event: Event) -> int:
     if event.at.tzinfo is None:
         raise EventInvalidError(f"{event.type.value} happened at a time without a zone")
@@ -222,7 +235,7 @@ def _microseconds(event: Event) -> int:
 def _jcs(value: Mapping[str, Any]) -> bytes:
     """JCS (RFC 8785). ASCII text and numbers of ordinary size, nearly all there is, the C encoder writes just so."""
     try:
-        text = _ENCODER.encode(_plain(value, MAX_DATA_DEPTH, fractions=True))
+        text = _ENCODER.encode(_plain_object(value, MAX_DATA_DEPTH, fractions=True))
     except ValueError:
         text = "\x80"
     return text.encode("ascii") if text.isascii() else canonical(_containers(value, MAX_INPUT_DEPTH))
@@ -242,36 +255,61 @@ def _containers(value: Any, depth: int) -> Any:
 
 def _data_jcs(document: Mapping[str, Any], event: Event) -> bytes:
     try:
-        plain = _plain(document, MAX_DATA_DEPTH, fractions=False)
+        plain = _plain_object(document, MAX_DATA_DEPTH, fractions=False)
         text = _ENCODER.encode(plain)
         return text.encode("ascii") if text.isascii() else canonical(plain)
     except ValueError as error:
         raise EventInvalidError(f"{event.type.value}: {error}") from error
 
 
+def _plain_object(value: Mapping[str, Any], depth: int, *, fractions: bool) -> dict[str, Any]:
+    """Plain dicts and lists of what JSON has. Nearly all there is are texts and small integers: they take no call each."""
+    if depth == 0:
+        raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
+    plain = {}
+    for name, item in value.items():
+        if type(name) is not str:
+            raise ValueError("`data` has a name that is not a string")
+        kind = type(item)
+        if kind in _AS_IT_IS or (kind is int and -MAX_SAFE_INTEGER <= item <= MAX_SAFE_INTEGER):
+            plain[name] = item
+        else:
+            plain[name] = _plain(item, depth - 1, fractions=fractions)
+    return plain
+
+
 def _plain(value: Any, depth: int, *, fractions: bool) -> Any:
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind in _AS_IT_IS:
         return value
     if kind is int:
         if abs(value) > MAX_SAFE_INTEGER:
             raise ValueError("`data` holds an integer beyond 2^53-1")
         return value
-    if depth == 0:
-        raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
-    if kind is dict or isinstance(value, Mapping):
-        if not all(type(name) is str for name in value):
-            raise ValueError("`data` has a name that is not a string")
-        return {name: _plain(item, depth - 1, fractions=fractions) for name, item in value.items()}
+    if kind is dict:
+        return _plain_object(value, depth, fractions=fractions)
     if isinstance(value, list | tuple):
+        if depth == 0:
+            raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
         return [_plain(item, depth - 1, fractions=fractions) for item in value]
-    if fractions and isinstance(value, Decimal) and _PLAIN_FRACTION[0] <= abs(value) < _PLAIN_FRACTION[1]:
+    if fractions and isinstance(value, Decimal):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return _plain_object(value, depth, fractions=fractions)
+    raise ValueError(f"`data` holds a {kind.__name__}")
+
+
+def _number(value: Decimal) -> int | float:
+    """The number that the C encoder writes as JCS does; ValueError if it writes another."""
+    if value.is_zero():
+        return 0
+    if _PLAIN_FRACTION[0] <= abs(value) < _PLAIN_FRACTION[1]:
         if value == value.to_integral_value():
             return int(value)
         double = float(value)
         if Decimal(repr(double)) == value:
             return double
-    raise ValueError(f"`data` holds a {kind.__name__}")
+    raise ValueError("an input holds a number that is written otherwise")
 
 
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import UTC, datetime, time
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -61,9 +62,10 @@ class Recipient:
 
 @dataclass(slots=True)
 class _Today:
-    """The data key of the day, in memory for as long as the day lasts."""
+    """The data key of the day, in memory until the `last` moment of the day."""
 
     record: DataKey
+    last: datetime
     aead: AESGCM
     sensitive: bytes
 
@@ -104,31 +106,30 @@ class RecipientSealer:
         self._recipients = tuple(recipients)
         self._entropy = entropy
         self._today: _Today | None = None
+        self._tag: Callable[[str], bytes] = lru_cache(1)(_input_tag)
 
     def seal(self, event: Event, instance_id: str, sequence: int) -> Sealed:
         """See `Sealer`. The key of the day lies in the answer each time: storing it twice does nothing."""
-        today = self._key_for(event)
+        today = self._today
+        # An event that is late, or a clock that went back, uses the newer key: keys never go back to an expired day.
+        if today is None or event.at > today.last:
+            today = self._today = self._new_key(event)
         plain = canonical_input(_masked(event, today.sensitive))
         salt = self._entropy(SALT_BYTES)
         digest = input_digest(salt, plain)
         nonce = self._entropy(NONCE_BYTES)
-        ciphertext = today.aead.encrypt(nonce, salt + plain, _place(instance_id, sequence))
+        ciphertext = today.aead.encrypt(nonce, salt + plain, self._tag(instance_id) + sequence.to_bytes(8, "big"))
         key_id = today.record.key_id
         return Sealed(digest, SealedInput(instance_id, sequence, key_id, nonce, ciphertext), today.record)
 
-    def _key_for(self, event: Event) -> _Today:
+    def _new_key(self, event: Event) -> _Today:
         day = event.at.astimezone(UTC).date()
-        # An event that is late, or a clock that went back, uses the newer key: keys never go back to an expired day.
-        if self._today is None or self._today.record.day < day:
-            self._today = self._new_key(event, day)
-        return self._today
-
-    def _new_key(self, event: Event, day: date) -> _Today:
         secret = self._entropy(DATA_KEY_BYTES)
         key_id = ulid(event.at, self._entropy(ULID_RANDOM_BYTES))
         info = _WRAP_TAG + key_id.encode("ascii")
         wrapped = tuple(WrappedKey(item.id, _SUITE.encrypt(secret, item.key, info)) for item in self._recipients)
-        return _Today(DataKey(key_id, day, wrapped), AESGCM(secret), _sensitive_key(secret))
+        last = datetime.combine(day, time.max, UTC)
+        return _Today(DataKey(key_id, day, wrapped), last, AESGCM(secret), _sensitive_key(secret))
 
 
 class DigestSealer:
@@ -170,7 +171,7 @@ class InputOpener:
             raise NotAllowedError(f"{place}: this key is no recipient of it; use the key that {key.day} was sealed to.")
         try:
             secret = _SUITE.decrypt(wrapped.ciphertext, self._key, _WRAP_TAG + key.key_id.encode("ascii"))
-            where = _place(sealed.instance_id, sealed.sequence)
+            where = _input_tag(sealed.instance_id) + sealed.sequence.to_bytes(8, "big")
             opened = AESGCM(secret).decrypt(sealed.nonce, sealed.ciphertext, where)
             plain = opened[SALT_BYTES:]
             genuine = hmac.compare_digest(input_digest(opened[:SALT_BYTES], plain), digest)
@@ -182,12 +183,14 @@ class InputOpener:
         return document
 
 
-def _masked(event: Event, key: bytes) -> dict[str, Any]:
+def _masked(event: Event, key: bytes) -> Mapping[str, Any]:
     """The input with its sensitive values replaced: equal values of one day have equal digests, whatever their name."""
+    if not event.sensitive:
+        return event.input or {}
     document = dict(event.input or {})
     for member in SENSITIVE_MEMBERS:
         values = document.get(member)
-        if isinstance(values, Mapping) and event.sensitive:
+        if isinstance(values, Mapping):
             document[member] = {
                 name: {KEYED_DIGEST: _keyed(key, value)} if name in event.sensitive else value
                 for name, value in values.items()
@@ -203,8 +206,8 @@ def _sensitive_key(secret: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_SENSITIVE_TAG).derive(secret)
 
 
-def _place(instance_id: str, sequence: int) -> bytes:
-    return _INPUT_TAG + ulid_bytes(instance_id) + sequence.to_bytes(8, "big")
+def _input_tag(instance_id: str) -> bytes:
+    return _INPUT_TAG + ulid_bytes(instance_id)
 
 
 def _key_id(key: X25519PublicKey) -> bytes:

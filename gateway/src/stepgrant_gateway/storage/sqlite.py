@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from threading import Lock
@@ -67,6 +68,7 @@ class SqliteLedger:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._heads: dict[str, ChainHead] = {}
+        self._known = _Known()
         self._hold = hold(path)
         try:
             prepare(path)
@@ -86,7 +88,7 @@ class SqliteLedger:
                 self._refuse_fork(record)
             try:
                 writer.execute("BEGIN IMMEDIATE")
-                _insert(writer, records, inputs, keys)
+                _insert(writer, self._known, records, inputs, keys)
                 writer.execute("COMMIT")
             except BaseException:
                 self._give_up()
@@ -145,6 +147,7 @@ class SqliteLedger:
         with self._writing:
             writer = self._writer or self._open_writer()
             self._writer = writer
+            self._known = _Known()
             try:
                 return writer.execute(statement, values).rowcount
             except BaseException:
@@ -164,7 +167,7 @@ class SqliteLedger:
                     writer.execute(f"PRAGMA {pragma}").fetchone()
                 # What a failed sync left in the log only seems durable; moving it into the file syncs it for good.
                 writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._heads = _heads(writer)
+            self._heads, self._known = _heads(writer), _Known()
         except BaseException:
             writer.close()
             raise
@@ -184,7 +187,7 @@ class SqliteLedger:
                 writer.close()
 
     def _refuse_fork(self, first: Record) -> None:
-        head = self._heads.get(first.instance_id, ChainHead(first.instance_id, 0, GENESIS))
+        head = self._heads.get(first.instance_id) or ChainHead(first.instance_id, 0, GENESIS)
         if (first.sequence, first.previous_hash) != (head.sequence + 1, head.hash):
             raise LedgerBrokenError(
                 f"ledger of gateway instance {first.instance_id}: record {first.sequence} does not follow record"
@@ -248,27 +251,46 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         raise LedgerUnusableError(f"{path} cannot be opened: {error}.") from error
 
 
+@dataclass(slots=True)
+class _Known:
+    """What the writing connection wrote, or read, itself: it is there for as long as that connection is, and nothing is deleted."""
+
+    chains: dict[str, int] = field(default_factory=dict)
+    keys: set[str] = field(default_factory=set)
+
+
 def _insert(
-    writer: sqlite3.Connection, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey]
+    writer: sqlite3.Connection,
+    known: _Known,
+    records: Sequence[Record],
+    inputs: Sequence[SealedInput],
+    keys: Sequence[DataKey],
 ) -> None:
     if records:
         instance_id = records[0].instance_id
         if records[0].sequence == 1:
             writer.execute("INSERT INTO chains (instance) VALUES (?)", (instance_id,))
-        chain = writer.execute("SELECT chain FROM chains WHERE instance = ?", (instance_id,)).fetchone()[0]
+        chain = known.chains.get(instance_id)
+        if chain is None:
+            row = writer.execute("SELECT chain FROM chains WHERE instance = ?", (instance_id,)).fetchone()
+            chain = known.chains[instance_id] = row[0]
         writer.executemany(
             "INSERT INTO records (chain, sequence, previous_hash, hash, body) VALUES (?, ?, ?, ?, ?)",
             [(chain, record.sequence, record.previous_hash, record.hash, record.body) for record in records],
         )
     for key in keys:
+        if key.key_id in known.keys:
+            continue
+        known.keys.add(key.key_id)
         day = key.day.isoformat()
         if writer.execute("INSERT OR IGNORE INTO data_keys VALUES (?, ?)", (key.key_id, day)).rowcount:
             wrapped = [(key.key_id, item.recipient, item.ciphertext) for item in key.wrapped]
             writer.executemany("INSERT INTO wrapped_keys VALUES (?, ?, ?)", wrapped)
-    writer.executemany(
-        "INSERT INTO inputs VALUES (?, ?, ?, ?, ?)",
-        [(item.instance_id, item.sequence, item.key_id, item.nonce, item.ciphertext) for item in inputs],
-    )
+    if inputs:
+        writer.executemany(
+            "INSERT INTO inputs VALUES (?, ?, ?, ?, ?)",
+            [(item.instance_id, item.sequence, item.key_id, item.nonce, item.ciphertext) for item in inputs],
+        )
 
 
 def _heads(connection: sqlite3.Connection) -> dict[str, ChainHead]:

@@ -286,6 +286,20 @@ def test_a_failed_append_stores_nothing_and_the_next_one_can_go_on(path):
     store.close()
 
 
+def test_what_a_failed_append_began_is_not_believed_to_be_there(path):
+    """Neither its chain nor its key: the next append makes both."""
+    store = SqliteLedger(path)
+    assert store._writer is not None
+    store._writer.execute("CREATE TEMP TRIGGER full BEFORE INSERT ON inputs BEGIN SELECT RAISE(ABORT, 'disk'); END")
+    kept = SealedInput(INSTANCE, 2, "key", b"n" * 12, b"sealed")
+    for refused in (True, False):
+        with pytest.raises(sqlite3.Error) if refused else contextlib.nullcontext():
+            store.append(CHAIN[:2], [kept], [DataKey("key", START.date(), ())])
+    assert list(store.read(INSTANCE, 0, 10)) == CHAIN[:2]
+    assert store.input_of(INSTANCE, 2) == (kept, DataKey("key", START.date(), ()))
+    store.close()
+
+
 def test_a_reader_reads_while_the_gateway_runs_and_after_it_has_stopped(path):
     store = SqliteLedger(path)
     store.append(CHAIN[:3], [])
