@@ -16,6 +16,9 @@ from stepgrant_gateway.core.revocation import Lock
 GRAIN: Final = timedelta(minutes=1)
 """What one workload spent of one budget within this is kept as one sum, at the time of the last of it: never too early."""
 
+COARSER: Final = ((timedelta(days=1), timedelta(hours=1)), (timedelta(days=30), timedelta(days=1)))
+"""(from this age on, what was spent within this is one sum): a budget of a workload takes 300 bytes a minute for a day, no longer."""
+
 BudgetKey = tuple[str, str]
 """(budget, workload)."""
 StepKey = tuple[str, str]
@@ -53,7 +56,7 @@ class LiveStep:
 class History:
     """Locks in force, what was spent, labels brought, what was open when the record ends, and its last time.
 
-    What it takes up grows with workloads, labels and minutes in which something was spent, not with events.
+    What it takes up grows with workloads, labels and times in which something was spent, not with events.
     """
 
     locks: dict[str, Lock] = field(default_factory=dict)
@@ -99,9 +102,12 @@ class History:
                 pass
 
     def tidy(self, now: datetime | None = None) -> None:
-        """Drops what no label window reaches at the end of the record, or now, if that is earlier."""
-        if self.latest is not None:
-            self.labels.tidy(self.latest if now is None else min(self.latest, now))
+        """Drops what no label window reaches at the end of the record, or now, if that is earlier; sums up what was spent before."""
+        if self.latest is None:
+            return
+        end = self.latest if now is None else min(self.latest, now)
+        self.labels.tidy(end)
+        self.spent = {key: _coarser(grains, end) for key, grains in self.spent.items()}
 
     def _granted(self, event: Event) -> None:
         data = event.data
@@ -120,12 +126,32 @@ class History:
         if task is None:
             return
         grains = self.spent.setdefault((budget, task.workload), {})
-        number = int(at.timestamp()) // int(GRAIN.total_seconds())
-        grain = grains.get(number)
-        if grain is None:
-            grains[number] = Spent(at, amount)
-        else:
-            grain.at, grain.amount = max(at, grain.at), grain.amount + amount
+        _add(grains, _number(at), at, amount)
+
+
+def _number(at: datetime) -> int:
+    return int(at.timestamp()) // int(GRAIN.total_seconds())
+
+
+def _add(grains: dict[int, Spent], number: int, at: datetime, amount: Decimal) -> None:
+    grain = grains.get(number)
+    if grain is None:
+        grains[number] = Spent(at, amount)
+    else:
+        grain.at, grain.amount = max(at, grain.at), grain.amount + amount
+
+
+def _coarser(grains: dict[int, Spent], now: datetime) -> dict[int, Spent]:
+    """The same, however often it is done on the way: a sum stands at the first minute of its hour or day, whose age decides."""
+    kept: dict[int, Spent] = {}
+    for number, spent in grains.items():
+        place = number
+        for age, width in COARSER:
+            first = number - number % (width // GRAIN)
+            if _number(now) - first >= age // GRAIN:
+                place = first
+        _add(kept, place, spent.at, spent.amount)
+    return kept
 
 
 def fold(events: Iterable[Event]) -> History:

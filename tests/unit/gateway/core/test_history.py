@@ -71,3 +71,35 @@ def test_what_was_open_when_the_record_ends_is_left_to_be_ended() -> None:
     assert list(history.live_steps) == [("t", "a")]
     assert list(history.open_tasks) == ["t"]
     assert history.latest == START + timedelta(minutes=3)
+
+
+def spent_hourly(days: int) -> list[Event]:
+    """One mail each ten minutes, some of which were never delivered."""
+    events = [opened(0)]
+    for number in range(days * 144):
+        events.append(granted(10 * number, f"s{number}"))
+        events.append(ended(10 * number + 1, f"s{number}", "undelivered" if number % 7 == 0 else "completed"))
+    return events
+
+
+def test_what_was_spent_long_ago_is_kept_by_the_hour_and_then_by_the_day_and_leaves_no_window_too_early() -> None:
+    events = spent_hourly(100)
+    (grains,) = fold(events).spent.values()
+    end = events[-1].at
+    last = end - timedelta(days=50)
+    within = [event.at for event in events if event.type is EventType.STEP_GRANTED and event.at > last]
+    undelivered = sum(event.data.get("code") == "undelivered" for event in events if event.at > last)
+    counted = sum(spent.amount for spent in grains.values() if spent.at > last)
+    assert 144 + 28 * 24 + 69 <= len(grains) <= 150 + 30 * 24 + 72
+    assert 0 <= counted - (len(within) - undelivered) <= 144
+    assert sum(spent.amount for spent in grains.values()) == 100 * 144 - -(-100 * 144 // 7)
+
+
+def test_sums_are_the_same_however_often_they_were_made_on_the_way() -> None:
+    events, often = spent_hourly(40), History()
+    for number, one in enumerate(events):
+        often.follow(one)
+        if number % 37 == 0:
+            often.tidy()
+    often.tidy()
+    assert often == fold(events)
