@@ -160,8 +160,9 @@ class Heart:
             observer=heard,
         )
         self.redeeming = Redeeming(
-            state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, observer=heard
-        )
+            state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, endings=self.endings,
+            observer=heard,
+        )  # fmt: skip
         self.operating = Operating(
             state=self.state,
             clock=self.clock,

@@ -231,7 +231,7 @@ def _use_cases(
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
             observer=observer,
         ),
-        redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, observer=observer),
+        redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, endings=endings, observer=observer),
         feed=feed,
         operating=Operating(
             state=state,

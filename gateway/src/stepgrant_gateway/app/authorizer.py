@@ -57,9 +57,15 @@ class Rejected:
 
 def locked(state: State, *, workload: str, task_type: str, tool: str | None, target: str | None) -> Refused | None:
     """The refusal of the first lock that matches, or None."""
+    lock = lock_on(state, workload=workload, task_type=task_type, tool=tool, target=target)
+    return None if lock is None else lock_refusal(lock)
+
+
+def lock_on(state: State, *, workload: str, task_type: str, tool: str | None, target: str | None) -> Lock | None:
+    """The first lock in force that matches, or None."""
     for lock in state.locks.values():
         if matches(lock.selector, workload=workload, task_type=task_type, tool=tool, target=target):
-            return lock_refusal(lock)
+            return lock
     return None
 
 

@@ -52,6 +52,7 @@ class Delivery:
             lifetime=decided.lifetime,
             terms=decided.terms,
             policy_digest=self._state.policy.digest,
+            held_against=self._state.policy.digest,
             deadline=self._expire(task, step, decided.lifetime.expires_at),
         )
         self._state.grants[grant.grant_id] = step
@@ -64,7 +65,7 @@ class Delivery:
 
     def deliver(self, task: Task, step: Step, call: Call, grant: LiveGrant) -> StepGranted | Denial:
         """The answer with the token, minted now; a denial if the step has ended meanwhile."""
-        if not step.live or step.grant is not grant:
+        if not step.live or step.grant is not grant or not self._endings.still_permitted(task, step):
             return over(step)
         try:
             token = self._signing.minter.mint(self._claims(task, step, call, grant))

@@ -16,7 +16,7 @@ from stepgrant_gateway.app.walltime import SET_BACK, WallTime
 from stepgrant_gateway.core.errors import GatewayError, NotAllowedError
 from stepgrant_gateway.core.grants import LONGEST_GRANT
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
-from stepgrant_gateway.core.ports import Clock, Entropy, LedgerHead, Observer
+from stepgrant_gateway.core.ports import Catalog, Clock, Entropy, LedgerHead, Observer
 from stepgrant_gateway.core.revocation import (
     AnnouncedKey,
     CatalogSlice,
@@ -176,9 +176,11 @@ class Feed:
             self._revoked[item.grant_id] = (item, self._clock.monotonic() + LONGEST_GRANT + KEPT)
         self._send(item)
 
-    def publish_catalog(self) -> None:
-        """Tells everybody what the catalog says now; who may not hear it any more is cut off."""
+    def publish_catalog(self, former: Catalog) -> None:
+        """Tells everybody what the catalog says now and `former` did not; who may not hear it any more is cut off."""
         catalog = self._state.policy.catalog
+        slices = {audience: _slice(catalog, audience) for audience in catalog.audiences}
+        told = {audience for audience in former.audiences if slices.get(audience) == _slice(former, audience)}
         for subscription in self._subscriptions:
             if subscription.over:
                 continue
@@ -187,7 +189,8 @@ class Feed:
                 if known is None or subscription.caller not in known.verifiers:
                     subscription.lose("not_allowed", f"audience {audience!r} is not the caller's any more")
                     break
-                subscription.put(self._slice(audience))
+                if audience not in told:
+                    subscription.put(slices[audience])
 
     def heartbeat(self) -> None:
         """Tells everybody that this instance lives and how far its events are included; forgets what has run out."""
@@ -238,15 +241,15 @@ class Feed:
             revoked=tuple(item for item, _ in self._revoked.values() if item.audience in audiences),
             locks=tuple(self._state.locks.values()),
             lifted=tuple(self._state.lifted),
-            catalog=tuple(self._slice(audience) for audience in sorted(audiences)),
+            catalog=tuple(_slice(self._state.policy.catalog, audience) for audience in sorted(audiences)),
             heartbeat=self._beat(),
         )
 
-    def _slice(self, audience: str) -> CatalogSlice:
-        catalog = self._state.policy.catalog
-        tools = (tool for tool in catalog.tools.values() if tool.audience.id == audience)
-        return CatalogSlice(
-            audience=audience,
-            binding=catalog.audiences[audience].binding,
-            tools=tuple(ToolSlice(tool.name, tool.digest, tool.target_template) for tool in tools),
-        )
+
+def _slice(catalog: Catalog, audience: str) -> CatalogSlice:
+    tools = (tool for tool in catalog.tools.values() if tool.audience.id == audience)
+    return CatalogSlice(
+        audience=audience,
+        binding=catalog.audiences[audience].binding,
+        tools=tuple(ToolSlice(tool.name, tool.digest, tool.target_template) for tool in tools),
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
@@ -15,18 +17,20 @@ from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.budgets import Book
+from stepgrant_gateway.core.decision import Question
 from stepgrant_gateway.core.errors import Finding, NotAllowedError, NotFoundError, PolicyRefusedError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.grants import LONGEST_GRANT
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, PolicySet, PolicySource
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
-from stepgrant_gateway.core.steps import StepInput
 from stepgrant_gateway.core.views import StepView, TaskView
 
 MAX_RECORDED_FINDINGS: Final = 32
 MAX_RECORDED_FINDING: Final = 256
 """Findings of a refused set that are recorded, and characters of each: a record has a bound, a broken directory none."""
+MAX_REHEARSED: Final = 512
+"""Live steps whose question a new set is asked before it is active."""
 logger = logging.getLogger(__name__)
 
 
@@ -102,10 +106,8 @@ class Operating:
         self._state.revision += 1
         self._feed.publish(lock)
         receipt = self._journal.record_end(self._locked(lock))
-        ended = sum(self._lock_out(task, lock) for task in list(self._state.tasks.values()))
-        logger.warning(
-            "Lock %s is in force, set by %s; it ended %d steps.", lock.lock_id, by, ended, extra={"event": "lock_set"}
-        )
+        # From here on nothing that it matches goes on. Resources are told before every such step has ended.
+        ended = await self._undertakings.finish(self._lock_out(lock))
         try:
             await receipt.durable()
         except UnrecordedError:
@@ -151,7 +153,7 @@ class Operating:
     async def _reload(self, by: str) -> Reloaded:
         async with self._reloading:
             try:
-                policy = await asyncio.get_running_loop().run_in_executor(None, self._source.load)
+                policy = await asyncio.get_running_loop().run_in_executor(None, self._load, self._asked())
             except PolicyRefusedError as error:
                 refused = {
                     "by": by,
@@ -176,13 +178,29 @@ class Operating:
                     "catalog.yaml", 0, "", "the ledger cannot record the activation; the running set stays."
                 )
                 return Reloaded(False, self._state.policy.digest, (unrecorded,), 0, 0)
-            ended = self._activate(policy, by)
+            ended = await self._activate(policy, by)
             self._observer.count(Count.RELOAD, "activated")
             logger.info(
                 "Policy set %s is active, by %s; it ended %d steps.", policy.digest, by, ended,
                 extra={"event": "policy_activated"},
             )  # fmt: skip
             return Reloaded(True, policy.digest, (), ended, policy.case_count)
+
+    def _asked(self) -> list[Question]:
+        """What live steps were decided on."""
+        steps = (step for task in self._state.tasks.values() for step in task.live.values())
+        questions = (step.question for step in steps if step.question is not None)
+        return list(islice(questions, MAX_REHEARSED))
+
+    def _load(self, asked: Sequence[Question]) -> PolicySet:
+        """The set, on a thread of its own. What it prepares at the first question of a kind, it has prepared."""
+        policy = self._source.load()
+        for question in asked:
+            with suppress(
+                Exception
+            ):  # Nothing is decided here, and the step itself is looked at once the set is active.
+                policy.evaluate(question)
+        return policy
 
     def activation(self, policy: PolicySet, by: str) -> Event:
         """The event of a set that becomes the active one."""
@@ -193,35 +211,35 @@ class Operating:
         data = {**_described(lock), "reason": lock.reason, "by": lock.issued_by}
         return Event(EventType.LOCK_SET, self._clock.now(), data)
 
-    def _activate(self, policy: PolicySet, by: str) -> int:
-        self._state.policy = policy
+    async def _activate(self, policy: PolicySet, by: str) -> int:
+        # Kept to the end: what a large set takes to be forgotten must not lie before what the new one ends.
+        former = self._state.policy
+        self._state.policy, self._state.activated_by = policy, by
         self._state.revision += 1
-        for (name, _), book in list(self._state.books.items()):
-            _rewindow(policy, name, book)
-        for task in self._state.tasks.values():
-            for name, book in task.books.items():
+        if policy.catalog.budgets != former.catalog.budgets:
+            for (name, _), book in list(self._state.books.items()):
                 _rewindow(policy, name, book)
-        ended = self._endings.reconsider(self._state.tasks.values(), cause="policy_changed", by=by)
-        self._feed.publish_catalog()
-        return ended
+            for task in self._state.tasks.values():
+                for name, book in task.books.items():
+                    _rewindow(policy, name, book)
+        self._feed.publish_catalog(former.catalog)
+        return await self._endings.reconsider_all()
 
-    def _lock_out(self, task: Task, lock: Lock) -> int:
-        before = len(task.live)
-        for step in list(task.live.values()):
-            if (
-                step.live
-                and step.call is not None
-                and matches(
-                    lock.selector,
-                    workload=task.workload,
-                    task_type=task.task_type.name,
-                    tool=step.declared.tool,
-                    target=step.call.target,
-                )
-            ):
-                reason = f"an operator has locked this: {lock.reason}"
-                self._endings.end_step(task, step, StepInput.REVOKE, code="locked", reason=reason, by=lock.issued_by)
-        return before - len(task.live)
+    async def _lock_out(self, lock: Lock) -> int:
+        ended = 0
+        async for task, step in self._endings.live_steps():
+            if matches(
+                lock.selector, workload=task.workload, task_type=task.task_type.name, tool=step.declared.tool,
+                target=step.target,
+            ):  # fmt: skip
+                before = len(task.live)
+                self._endings.lock_out(task, step, lock)
+                ended += before - len(task.live)
+        logger.warning(
+            "Lock %s is in force, set by %s; it ended %d steps.",
+            lock.lock_id, lock.issued_by, ended, extra={"event": "lock_set"},
+        )  # fmt: skip
+        return ended
 
 
 def _rewindow(policy: PolicySet, name: str, book: Book) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import State, Step
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.boundary import Outcome, Redeemed
@@ -24,12 +25,14 @@ class Redeeming:
     """Takes uses, atomically: one event loop, one step, one counter (invariant 8)."""
 
     def __init__(
-        self, *, state: State, clock: Clock, journal: Journal, feed: Feed, observer: Observer = UNOBSERVED
-    ) -> None:
+        self, *, state: State, clock: Clock, journal: Journal, feed: Feed, endings: Endings,
+        observer: Observer = UNOBSERVED,
+    ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
         self._journal = journal
         self._feed = feed
+        self._endings = endings
         self._observer = observer
         self._undertakings = Undertakings()
 
@@ -140,7 +143,7 @@ class Redeeming:
         return late
 
     def _refused(self, step: Step, grant_id: str) -> Redeemed | None:
-        if not step.live:
+        if not step.live or not self._endings.still_permitted(self._state.tasks[step.key[0]], step):
             code = "expired" if step.code == "expired" else "revoked"
             return Redeemed(False, 0, code, _ended(step))
         if step.held.grant_id != grant_id:

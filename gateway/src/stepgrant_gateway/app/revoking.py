@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
+from typing import Final
 
 from stepgrant.errors import DenialCode
 from stepgrant.grant import LEEWAY
-from stepgrant_gateway.app.authorizer import reconsider
+from stepgrant_gateway.app.authorizer import lock_on, lock_refusal, reconsider
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
@@ -18,8 +20,13 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Journal, Observer
 from stepgrant_gateway.core.principal import Peer
-from stepgrant_gateway.core.revocation import RevokedGrant
+from stepgrant_gateway.core.revocation import Lock, RevokedGrant
 from stepgrant_gateway.core.steps import StepInput, StepState, advance
+
+POLICY_CHANGED: Final = "policy_changed"
+"""The code of a step that ends because the set that is active now does not permit it."""
+AT_ONCE: Final = 32
+"""Live steps that are looked at in one turn of the loop, a few milliseconds of it: with each turn resources hear of what ended."""
 
 logger = logging.getLogger(__name__)
 
@@ -160,14 +167,65 @@ class Endings:
         ended = 0
         for task in list(tasks):
             for step in list(task.live.values()):
-                if step is spare or not step.live:
-                    continue
-                refused = self._refused_now(task, step)
-                if refused is not None:
-                    before = len(task.live)
-                    self.end_step(task, step, StepInput.REVOKE, code=cause, reason=refused.reason, by=by)
-                    ended += before - len(task.live)
+                if step is not spare and step.live:
+                    ended += self._reconsider(task, step, cause, by)
         return ended
+
+    async def reconsider_all(self) -> int:
+        """Ends every live step that the active set does not permit; returns how many. In turns with everything else.
+
+        What such a step does before its turn has come is held against the set as well (`still_permitted`).
+        """
+        ended = 0
+        async for task, step in self.live_steps():
+            if step.held.held_against != self._state.policy.digest:
+                ended += self._reconsider(task, step, POLICY_CHANGED, self._state.activated_by)
+        return ended
+
+    async def live_steps(self) -> AsyncIterator[tuple[Task, Step]]:
+        """Every step that is live now and still is when its turn comes, `AT_ONCE` in one turn of the loop."""
+        looked = 0
+        for task in [task for task in self._state.tasks.values() if task.live]:
+            for step in list(task.live.values()):
+                if step.live:
+                    yield task, step
+                    looked += 1
+                    if looked % AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        # Whoever is told of an end is on the way before what is still to be done here.
+        await asyncio.sleep(0)
+
+    def still_permitted(self, task: Task, step: Step) -> bool:
+        """Whether a live step may go on: a lock or a new set is in force before every live step has been held against it.
+
+        If it may not, it has ended when this returns.
+        """
+        grant = step.held
+        if self._state.locks:
+            lock = lock_on(
+                self._state, workload=task.workload, task_type=task.task_type.name, tool=step.declared.tool,
+                target=step.target,
+            )  # fmt: skip
+            if lock is not None:
+                self.lock_out(task, step, lock)
+                return False
+        if grant.held_against != self._state.policy.digest:
+            self._reconsider(task, step, POLICY_CHANGED, self._state.activated_by)
+        return step.live
+
+    def lock_out(self, task: Task, step: Step, lock: Lock) -> None:
+        """The step ends by a lock that matches it."""
+        code, reason = DenialCode.LOCKED.value, lock_refusal(lock).reason
+        self.end_step(task, step, StepInput.REVOKE, code=code, reason=reason, by=lock.issued_by)
+
+    def _reconsider(self, task: Task, step: Step, cause: str, by: str) -> int:
+        refused = self._refused_now(task, step)
+        step.held.held_against = self._state.policy.digest
+        if refused is None:
+            return 0
+        before = len(task.live)
+        self.end_step(task, step, StepInput.REVOKE, code=cause, reason=refused.reason, by=by)
+        return before - len(task.live)
 
     def _refused_now(self, task: Task, step: Step) -> Refused | None:
         try:

@@ -38,7 +38,10 @@ MAX_LATE_REPORTS: Final = 3
 
 @dataclass(slots=True)
 class LiveGrant:
-    """The grant that a step holds now. `answer` is None until the decision is durable."""
+    """The grant that a step holds now. `answer` is None until the decision is durable.
+
+    `policy_digest` names the set that gave it, `held_against` the latest set that it has been held against.
+    """
 
     grant_id: str
     decision_id: str
@@ -46,6 +49,7 @@ class LiveGrant:
     lifetime: Lifetime
     terms: Terms
     policy_digest: str
+    held_against: str
     deadline: Deadline
     answer: StepGranted | None = None
 
@@ -172,6 +176,7 @@ class State:
     """Everything that the gateway knows at this moment."""
 
     policy: PolicySet
+    activated_by: str = "gateway"
     revision: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
     grants: dict[str, Step] = field(default_factory=dict)
