@@ -24,7 +24,8 @@ class SystemClock:
 
     def monotonic(self) -> timedelta:
         """Time of the loop's own clock, so that timers and deadlines agree."""
-        return timedelta(seconds=time.monotonic())
+        # Whole microseconds, for which a timedelta takes no arithmetic with floats.
+        return timedelta(0, 0, time.monotonic_ns() // 1000)
 
     def call_at(self, when: timedelta, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Calls `callback` once when `monotonic()` has reached `when`; needs a running loop."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -180,7 +181,7 @@ def from_payload(payload: bytes) -> GrantClaims:
 
 def base64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515, section 2)."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).translate(_FOR_URLS, b"=").decode("ascii")
 
 
 def from_base64url(text: str) -> bytes:
@@ -191,6 +192,7 @@ def from_base64url(text: str) -> bytes:
     return data
 
 
+_FOR_URLS: Final = bytes.maketrans(b"+/", b"-_")
 _CONFIRMATION: Final = {Binding.MTLS: "x5t#S256", Binding.KEY: "jkt"}
 _CLAIMS: Final = frozenset(
     [

@@ -14,6 +14,7 @@ DECIMAL_PLACES: Final = 4
 MAX_DECIMAL: Final = Decimal("922337203685477.5807")
 """Cedar's decimal is a 64-bit count of ten-thousandths."""
 
+_QUANTUM: Final = Decimal(1).scaleb(-DECIMAL_PLACES)
 _UNSEEN: Final = object()
 _NAMES: Final = {
     Kind.STRING: "a string",
@@ -48,7 +49,7 @@ def cedar_decimal(value: Decimal, path: str = "") -> dict[str, Any]:
         raise ArgumentsInvalidError(
             f"`{path}` is beyond what policy can compare", argument=path, fix=f"stay within {MAX_DECIMAL}"
         )
-    quantized = value.quantize(Decimal(1).scaleb(-DECIMAL_PLACES))
+    quantized = value.quantize(_QUANTUM)
     if quantized != value:
         raise ArgumentsInvalidError(
             f"`{path}` has more than {DECIMAL_PLACES} decimals",

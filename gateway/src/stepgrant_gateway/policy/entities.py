@@ -76,6 +76,8 @@ def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYT
     call = question.call
     context: dict[str, Any] = {}
     budgets = _budget(catalog, question)
+    if reads.nothing:
+        return context
     if reads.of("budget"):
         context["budget"] = reads.only("budget", budgets)
     if reads.of("task"):

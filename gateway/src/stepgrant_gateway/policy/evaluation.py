@@ -56,8 +56,9 @@ class Plan:
 class Evaluator:
     """Decides requests over one set of rules, with the index or, for comparison, over all of them.
 
-    A request is checked against the schema whatever it comes with. `partial_schema` is `schema` with a context that may
-    leave out what nobody reads: reading what was left out would be an error, which denies.
+    A request is checked against the schema by its context. `partial_schema` is `schema` with a context that may leave out
+    what nobody reads: reading what was left out would be an error, which denies. Where nothing at all is read, the context
+    is empty, and nothing is left to check: the parties were, when they were parsed, and every action takes all of them.
     """
 
     def __init__(self, rules: tuple[Rule, ...], index: ScopeIndex, schema: str, partial_schema: str) -> None:
@@ -89,8 +90,8 @@ class Evaluator:
             raise UnrepresentableError("the task or its target does not fit the schema of this policy set.") from error
 
     def decide(self, request: dict[str, Any], entities: Any, plan: Plan) -> Outcome:
-        """The outcome over the policies of `plan`, of a request whose context holds at least what they read."""
-        return self._ask(request, entities, plan.handle, self._partial_schema)
+        """The outcome over the policies of `plan`, of a request whose context holds what they read, and little else."""
+        return self._ask(request, entities, plan.handle, None if plan.reads.nothing else self._partial_schema)
 
     def decide_over_all(self, request: dict[str, Any], entities: Any) -> Outcome:
         """The same outcome at the cost of looking at every policy and the whole context: what the index is held against."""
@@ -121,12 +122,13 @@ class Evaluator:
             return Outcome(errors=(f"Cedar could not be asked ({type(error).__name__}).",))
         if answer.diagnostics.errors:
             return self._erred(answer.diagnostics.errors)
-        fired = tuple(self._rules[int(reason)] for reason in answer.diagnostics.reasons)
-        ordered = tuple(sorted(fired, key=lambda rule: rule.place.policy_id))
-        if answer.decision is cedarpy.Decision.Allow:
-            return Outcome(permits=ordered)
-        if answer.decision is cedarpy.Decision.Deny:
-            return Outcome(forbids=ordered)
+        fired = [self._rules[int(reason)] for reason in answer.diagnostics.reasons]
+        fired.sort(key=_policy_id)
+        decision = answer.decision
+        if decision is cedarpy.Decision.Allow:
+            return Outcome(permits=tuple(fired))
+        if decision is cedarpy.Decision.Deny:
+            return Outcome(forbids=tuple(fired))
         return Outcome(errors=("Cedar came to no decision.",))
 
     def _erred(self, errors: Iterable[str]) -> Outcome:
@@ -144,6 +146,10 @@ class Evaluator:
             what = match[2].partition("`")[0].strip()
             texts.append(f"{place.file}:{place.line}: [{place.policy_id}] {what[:256]}")
         return Outcome(errors=tuple(texts), erring=tuple(places))
+
+
+def _policy_id(rule: Rule) -> str:
+    return rule.place.policy_id
 
 
 def _handle_of(sources: Iterable[tuple[int, str]]) -> Any:

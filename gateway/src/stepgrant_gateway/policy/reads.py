@@ -21,6 +21,11 @@ class Reads:
         """True if anything of this member of the context is read."""
         return self.members is None or member in self.members
 
+    @property
+    def nothing(self) -> bool:
+        """True if nothing of the context is read."""
+        return self.members is not None and not self.members
+
     def only(self, member: str, shown: Mapping[str, Any]) -> Mapping[str, Any]:
         """What is read of a record."""
         names = None if self.members is None else self.members[member]

@@ -56,6 +56,7 @@ class LoadedPolicySet:
         self._catalog = catalog
         self._evaluator = evaluator
         self._reach = reach
+        self._tools = {name: actions - {OPEN_ACTION} for name, actions in reach.items()}
         self._case_count = case_count
         self._grounds: dict[Any, Ground] = {}
         self._groups = {
@@ -79,7 +80,7 @@ class LoadedPolicySet:
 
     def tools_for(self, task_type: str) -> frozenset[str]:
         """Tools that some permit could allow to tasks of this type; none for an unknown type."""
-        return self._reach.get(task_type, frozenset()) - {OPEN_ACTION}
+        return self._tools.get(task_type, frozenset())
 
     def may_open(self, task_type: str) -> bool:
         """True if some permit could let a workload open a task of this type."""

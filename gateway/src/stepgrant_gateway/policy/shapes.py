@@ -79,16 +79,16 @@ class Shape:
     exactly_one: bool = False
     hidden: bool = False
     free_form: bool = False
+    seen: bool = field(init=False, compare=False)
+    """True if policy sees values of this shape."""
 
-    @property
-    def seen(self) -> bool:
-        """True if policy sees values of this shape."""
-        if self.hidden or self.kind is Kind.UNION or self.kind is Kind.ANY:
-            return False
+    def __post_init__(self) -> None:
+        """Works out what is asked of every value."""
+        seen = not self.hidden and self.kind is not Kind.UNION and self.kind is not Kind.ANY
         if self.kind is Kind.ARRAY:
             # A Set has elements of one type, none of them absent.
-            return self.items is not None and self.items.seen and not self.items.nullable
-        return True
+            seen = seen and self.items is not None and self.items.seen and not self.items.nullable
+        object.__setattr__(self, "seen", seen)
 
 
 @dataclass(frozen=True, slots=True)
