@@ -72,7 +72,7 @@ def test_ds_10_what_succeeds_at_the_second_try_has_happened_once() -> None:
     assert len(tried) == 2
 
 
-def test_what_is_cancelled_takes_no_memory_for_long_however_late_it_would_be_due() -> None:
+def test_ds_09_what_is_cancelled_takes_no_memory_for_long_however_late_it_would_be_due() -> None:
     clock, happened = ManualClock(), []
     deadlines = Deadlines(clock)
     for number in range(100 * TIDY_AT):
