@@ -160,7 +160,7 @@ async def test_sm_12_an_end_that_the_ledger_never_takes_is_in_force_alarmed_trie
         step = await built.granted(lease, *SEARCH)
         store.refuse = True
         tried = len(store.appends)
-        await lease.report(ReportStep(step.step_id, Outcome.FAILED, None, ""))
+        lease.report(ReportStep(step.step_id, Outcome.FAILED, None, ""))
         assert built.feed.revoked(step.grant_id) is not None
 
         answer = await built.while_time_passes(lease.declare(built.intent(*SEARCH)))

@@ -143,7 +143,7 @@ async def test_sm_01_nothing_is_asked_of_a_task_that_is_over() -> None:
     async with heart() as built:
         lease = await built.open()
         step = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
-        await lease.close(Outcome.COMPLETED)
+        lease.close(Outcome.COMPLETED)
         again = built.intent("orders.get", {"order_id": "ord_00000042"}, step_id=step.step_id)
         report = ReportStep(step.step_id, *REPORT)
         for ask in (lambda: lease.declare(again), lambda: lease.renew(step.step_id), lambda: lease.report(report)):
@@ -236,7 +236,7 @@ async def test_sm_07_a_task_opened_again_and_its_step_declared_again_have_nothin
         intent = built.intent("orders.get", {"order_id": "ord_00000042"})
         first = await built.open()
         old = await first.declare(intent)
-        await first.close(Outcome.COMPLETED)
+        first.close(Outcome.COMPLETED)
         second = await built.open()
         new = await second.declare(intent)
         assert isinstance(old, StepGranted)
@@ -258,7 +258,7 @@ async def test_sm_07_a_step_id_that_two_tasks_use_is_two_steps_with_grants_and_s
         leases = [await built.open() for _ in range(3)]
         grants = [await lease.declare(intent) for lease in leases]
         assert all(isinstance(grant, StepGranted) for grant in grants)
-        await leases[0].close(Outcome.COMPLETED)
+        leases[0].close(Outcome.COMPLETED)
         live = [len(built.state.tasks[lease.opened.task_id].live) for lease in leases[1:]]
         assert (live, leases[0].opened.task_id in built.state.tasks) == ([1, 1], False)
         task = built.state.tasks[leases[1].opened.task_id]
@@ -290,7 +290,7 @@ async def test_sm_08_with_a_parent_its_children_end_first_and_siblings_stay() ->
         parent = await built.granted(lease, "orders.refund", {**order, "amount": 40})
         children = [await built.granted(lease, "orders.get", order, parent=parent.step_id) for _ in range(3)]
         beside = await built.granted(lease, "orders.search", {"query": "shoes"})
-        await lease.report(ReportStep(parent.step_id, *REPORT))
+        lease.report(ReportStep(parent.step_id, *REPORT))
         await built.journal.record_end().durable()
 
         ended = [event.data for event in events(built, EventType.STEP_ENDED)][1:]
@@ -309,7 +309,7 @@ async def test_sm_08_a_siblings_grant_takes_the_siblings_use_and_dies_with_the_s
         one, other = [await built.granted(lease, "orders.get", {"order_id": "ord_00000042"}) for _ in range(2)]
         assert (await built.redeeming.redeem(ORDERS, ORDERS, one.grant_id, "0" * 26)).accepted
         assert (await built.redeeming.redeem(ORDERS, ORDERS, one.grant_id, "0" * 25 + "1")).code == "used_up"
-        await lease.report(ReportStep(one.step_id, *REPORT))
+        lease.report(ReportStep(one.step_id, *REPORT))
         assert built.feed.revoked(one.grant_id) is not None
         assert built.feed.revoked(other.grant_id) is None
         assert (await built.redeeming.redeem(ORDERS, ORDERS, other.grant_id, "0" * 26)).accepted

@@ -65,23 +65,26 @@ class FakeLease:
         self.steps_live_on = False
         self.losses: list[str] = []
 
-    async def declare(self, request: DeclareStep) -> StepGranted | Denial:
+    def declare(self, request: DeclareStep) -> asyncio.Future[StepGranted | Denial]:
         self.asked.append(request)
         if self.error is not None:
             raise self.error
+        return asyncio.ensure_future(self._granted(request.step_id))
+
+    def renew(self, step_id: str) -> asyncio.Future[StepGranted | Denial]:
+        self.asked.append(step_id)
+        return asyncio.ensure_future(self._granted(step_id))
+
+    async def _granted(self, step_id: str) -> StepGranted | Denial:
         if self.hold is not None:
             await self.hold.wait()
-        return granted(request.step_id)
-
-    async def renew(self, step_id: str) -> StepGranted | Denial:
-        self.asked.append(step_id)
         return granted(step_id)
 
-    async def report(self, request: ReportStep) -> StepSettled:
+    def report(self, request: ReportStep) -> StepSettled:
         self.asked.append(request)
         return StepSettled(request.step_id, request.outcome.value, late=False)
 
-    async def close(self, outcome: Outcome) -> TaskClosed:
+    def close(self, outcome: Outcome) -> TaskClosed:
         self.asked.append(outcome)
         self.push(TaskClosed("closed", "pushed by the real one as well"))
         return TaskClosed("closed", "as asked")

@@ -272,7 +272,7 @@ class Heart:
         redemption = ulid(self.clock.now(), self.entropy(10))
         redeemed = await self.redeeming.redeem(ORDERS, ORDERS, step.grant_id, redemption)
         assert redeemed.accepted, redeemed
-        await lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
         return step
 
 

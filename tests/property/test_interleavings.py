@@ -126,7 +126,7 @@ class Storm:
 
     async def report(self, grant: StepGranted, lease: TaskLease) -> None:
         with suppress(TaskClosedError):
-            await lease.report(ReportStep(grant.step_id, self.random.choice(list(Outcome)), None, ""))
+            lease.report(ReportStep(grant.step_id, self.random.choice(list(Outcome)), None, ""))
 
     async def lock(self) -> None:
         selector = Selector(tool=self.random.choice(["orders.get", "orders.search", "mail.*"]))

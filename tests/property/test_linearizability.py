@@ -218,11 +218,11 @@ class Play:
         return f"granted {answer.grant_id}"
 
     async def report(self) -> str:
-        settled = await self.lease.report(ReportStep(self.step_id, Outcome.COMPLETED, None, ""))
+        settled = self.lease.report(ReportStep(self.step_id, Outcome.COMPLETED, None, ""))
         return "late" if settled.late else "settled"
 
     async def close(self) -> str:
-        return (await self.lease.close(Outcome.COMPLETED)).code
+        return self.lease.close(Outcome.COMPLETED).code
 
     async def lock(self) -> str:
         await self.built.operating.set_lock(Selector(tool="orders.*"), "a race", OPERATOR)

@@ -63,17 +63,24 @@ class Delivery:
         grant.deadline.cancel()
         self._state.grants.pop(grant.grant_id, None)
 
-    def deliver(self, task: Task, step: Step, call: Call, grant: LiveGrant) -> StepGranted | Denial:
-        """The answer with the token, minted now; a denial if the step has ended meanwhile."""
+    def sign(self, task: Task, step: Step, call: Call, grant: LiveGrant) -> str | GatewayError:
+        """The token, for `deliver` only; or why there is none: it would be too large, or there is no key to sign it with."""
+        try:
+            return self._signing.minter.mint(self._claims(task, step, call, grant))
+        except GatewayError as error:
+            return error
+
+    def deliver(
+        self, task: Task, step: Step, call: Call, grant: LiveGrant, token: str | GatewayError
+    ) -> StepGranted | Denial:
+        """The answer with the token of `sign`; a denial if the step has ended meanwhile."""
         if not step.live or step.grant is not grant or not self._endings.still_permitted(task, step):
             return over(step)
-        try:
-            token = self._signing.minter.mint(self._claims(task, step, call, grant))
-        except GatewayError as error:
-            # On record and yet not to be had: a grant beyond its size, or no key to sign it with.
+        if isinstance(token, GatewayError):
+            # On record and yet not to be had.
             reason = "its grant could not be signed."
             self._endings.end_step(task, step, StepInput.REVOKE, code="undelivered", reason=reason, by="gateway")
-            unsigned = limit(f"the grant could not be signed: {error}.", "ask the operator.")
+            unsigned = limit(f"the grant could not be signed: {token}.", "ask the operator.")
             return denial(unsigned, grant.decision_id, step.key[1])
         grant.answer = StepGranted(
             step_id=step.key[1],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Callable
+from contextvars import copy_context
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from stepgrant.errors import Denial, DenialCode, InvalidInputError, ProtocolErro
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import Json
+from stepgrant_gateway.app.answers import Answer, answered
 from stepgrant_gateway.app.authorizer import (
     Decided,
     Rejected,
@@ -72,10 +73,10 @@ class Granting:
         self._delivery = delivery
         self._observer = observer
 
-    def declare(self, task: Task, declared: DeclareStep) -> Awaitable[StepGranted | Denial]:
+    def declare(self, task: Task, declared: DeclareStep) -> Answer[StepGranted | Denial]:
         """The grant of a new step; the same intent under the same id gets the same grant, never another.
 
-        Decided, and given to the ledger, when this returns; what is awaited is that it is durable.
+        Decided, and given to the ledger, when this returns; the answer is there once that is durable.
 
         Raises:
             StepExistsError: another intent stands under this id.
@@ -86,38 +87,19 @@ class Granting:
         sha256 = intent_digest(document, declared)
         known = task.steps.get(declared.step_id)
         if known is not None:
-            return self._again(known, sha256)
+            return _again(known, sha256)
         if len(task.steps) >= MAX_STEPS:
             full = limit(f"a task has at most {MAX_STEPS} steps.", "open another task.")
-            return _said(denial(full, "", declared.step_id))
+            return answered(denial(full, "", declared.step_id))
         now = self._clock.now()
         step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None, task.peer)
         known_tool = "" if call is NO_PERMIT else declared.tool
-        step.course = course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
-        step.first_answer = asyncio.get_running_loop().create_future()
+        step.course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
         task.steps[declared.step_id] = step
-        try:
-            rest = self._answer(task, step, call, now, document)
-        except BaseException:
-            step.first_answer.cancel()
-            raise
-        return self._first_answer(step, step.first_answer, course, rest)
+        step.first_answer = answer = self._answer(task, step, call, now, document)
+        return answer
 
-    async def _first_answer(
-        self, step: Step, first: asyncio.Future[StepGranted | Denial], course: Course,
-        rest: Awaitable[StepGranted | Denial],
-    ) -> StepGranted | Denial:  # fmt: skip
-        try:
-            answer = await rest
-            first.set_result(answer)
-            self._answered(step, course, answer)
-            if isinstance(answer, StepGranted):
-                step.first_answer = None  # It holds the token, which must not stay longer than the step.
-            return answer
-        finally:
-            first.cancel()
-
-    async def renew(self, task: Task, step_id: str) -> StepGranted | Denial:
+    def renew(self, task: Task, step_id: str) -> Answer[StepGranted | Denial]:
         """A fresh grant of a live step by a fresh decision; the old one is dead once the new one is durable.
 
         Raises:
@@ -127,39 +109,30 @@ class Granting:
         if step is None:
             raise ProtocolError(f"step {step_id} was not declared in this task")
         if not step.live or step.call is None or step.held.answer is None:
-            return over(step)
+            return answered(over(step))
         if self._delivery.overdue(task, step):
-            return over(step)
+            return answered(over(step))
         if step.renewing:
-            return denial(limit("a renewal of this step is under way.", "wait for its answer."), "", step_id)
-        step.course = course = Course(
-            Boundary.RENEW, self._clock.monotonic(), task.task_id, step_id, step.declared.tool
-        )
-        answer = await self._renewed(task, step)
-        self._answered(step, course, answer)
-        return answer
-
-    async def _renewed(self, task: Task, step: Step) -> StepGranted | Denial:
+            return answered(denial(limit("a renewal of this step is under way.", "wait for its answer."), "", step_id))
+        step.course = Course(Boundary.RENEW, self._clock.monotonic(), task.task_id, step_id, step.declared.tool)
         # Prepared anew: the catalog may have changed in ways that let the step live (invariant 6).
         call = self._prepare(task, step.declared)
         if isinstance(call, Refused):
-            return await self._not_renewed(task, step, Rejected(call), None)
+            return self._not_renewed(task, step, Rejected(call), None)
         decided = self._decide(task, step, call, self._clock.now())
         if isinstance(decided, Rejected):
-            return await self._not_renewed(task, step, decided, call)
-        step.renewing = True
-        try:
-            return await self._renew(task, step, call, decided, intent_document(task, step.declared, call))
-        finally:
-            step.renewing = False
+            return self._not_renewed(task, step, decided, call)
+        return self._renew(task, step, call, decided)
 
-    async def _not_renewed(self, task: Task, step: Step, rejected: Rejected, call: Call | None) -> Denial:
+    def _not_renewed(
+        self, task: Task, step: Step, rejected: Rejected, call: Call | None
+    ) -> Answer[StepGranted | Denial]:
         refused, document = rejected.refused, intent_document(task, step.declared, call)
         if refused.code not in RUNS_OUT:
             self._endings.end_step(
                 task, step, StepInput.REVOKE, code=refused.code.value, reason=refused.reason, by="gateway"
             )
-        return await self._deny(task, step, rejected, document, call, renewal=True)
+        return self._deny(task, step, rejected, document, call, renewal=True)
 
     def _prepare(self, task: Task, declared: DeclareStep) -> Call | Refused:
         policy = self._state.policy
@@ -170,7 +143,7 @@ class Granting:
 
     def _answer(
         self, task: Task, step: Step, call: Call | Refused, now: datetime, document: dict[str, Json]
-    ) -> Awaitable[StepGranted | Denial]:
+    ) -> Answer[StepGranted | Denial]:
         if isinstance(call, Refused):
             return self._deny(task, step, Rejected(call), document, None)
         misplaced = place(task, step, call)
@@ -189,18 +162,9 @@ class Granting:
             step.course.decided = self._clock.monotonic()
         return decided
 
-    def _answered(self, step: Step, course: Course, answer: StepGranted | Denial) -> None:
-        if step.course is course:
-            step.course = None
-        code = answer.code.value if isinstance(answer, Denial) else ""
-        self._observer.decided(course, code, self._clock.monotonic())
-        if logger.isEnabledFor(logging.DEBUG):
-            ids = {"task": course.task_id, "step": course.step_id, "decision": answer.decision_id}
-            logger.debug("%s: %s", course.boundary.value, code or "granted", extra={"event": "decided", **ids})
-
     def _grant(
         self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]
-    ) -> Awaitable[StepGranted | Denial]:
+    ) -> Answer[StepGranted | Denial]:
         now = decided.question.now
         step.state, _ = advance(step.state, StepInput.GRANT)
         step.call, step.target, step.question = call, call.target, decided.question
@@ -216,46 +180,44 @@ class Granting:
             "labels": sorted(call.tool.labels),
             "deltas": {name: str(amount) for name, amount in call.deltas.items()},
         }
-        recorded = self._record(EventType.STEP_GRANTED, task, step, call, data, document, decided.question)
-        return self._granted(task, step, call, grant, now, recorded)
+        receipt = self._record(EventType.STEP_GRANTED, task, step, call, now, data, document, decided.question)
+        # Signed while the ledger is at it, and handed out once that is durable (invariant 3).
+        signed = self._delivery.sign(task, step, call, grant)
 
-    async def _granted(
-        self, task: Task, step: Step, call: Call, grant: LiveGrant, now: datetime, recorded: Awaitable[None]
-    ) -> StepGranted | Denial:
-        try:
-            await recorded
-        except UnrecordedError:
-            return self._undelivered(task, step, call, grant, now)
-        return self._delivery.deliver(task, step, call, grant)
+        def conclude(lost: UnrecordedError | None) -> StepGranted | Denial:
+            if lost is not None:
+                return self._undelivered(task, step, call, grant, now)
+            return self._delivery.deliver(task, step, call, grant, signed)
 
-    async def _renew(
-        self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]
-    ) -> StepGranted | Denial:
+        return self._when_durable(receipt, step, now, conclude)
+
+    def _renew(self, task: Task, step: Step, call: Call, decided: Decided) -> Answer[StepGranted | Denial]:
         old, new = step.held, self._delivery.hold(task, step, call, decided)
+        step.renewing = True
         data = {
             **granted(call, decided.terms, decided.lifetime, grant_id=new.grant_id, decision_id=new.decision_id),
             "superseded": old.grant_id,
         }
-        try:
-            await self._record(EventType.STEP_RENEWED, task, step, call, data, document, decided.question)
-        except BaseException as error:
-            self._delivery.drop(new)
-            if not isinstance(error, UnrecordedError):
-                raise
-            return denial(UNRECORDED, new.decision_id, step.key[1])
-        if not step.live:
-            self._delivery.drop(new)
-            return over(step)
-        if step.uses_left == 0:
-            # The last use was taken while this waited for the ledger.
-            self._delivery.drop(new)
-            return denial(USED_UP, new.decision_id, step.key[1])
-        step.state, _ = advance(step.state, StepInput.RENEW)
-        old.deadline.cancel()
-        step.grant, step.call, step.question = new, call, decided.question
-        # The old one first: if minting fails, nothing else would ever end it.
-        self._endings.kill_grant(old, "superseded")
-        return self._delivery.deliver(task, step, call, new)
+        document = intent_document(task, step.declared, call)
+        now = decided.question.now
+        receipt = self._record(EventType.STEP_RENEWED, task, step, call, now, data, document, decided.question)
+
+        def conclude(lost: UnrecordedError | None) -> StepGranted | Denial:
+            step.renewing = False
+            # The last use may have been taken while this waited for the ledger.
+            if lost is not None or not step.live or step.uses_left == 0:
+                self._delivery.drop(new)
+                if lost is None and not step.live:
+                    return over(step)
+                return denial(USED_UP if lost is None else UNRECORDED, new.decision_id, step.key[1])
+            step.state, _ = advance(step.state, StepInput.RENEW)
+            old.deadline.cancel()
+            step.grant, step.call, step.question = new, call, decided.question
+            # The old one first: if signing fails, nothing else would ever end it.
+            self._endings.kill_grant(old, "superseded")
+            return self._delivery.deliver(task, step, call, new, self._delivery.sign(task, step, call, new))
+
+        return self._when_durable(receipt, step, now, conclude)
 
     def _bring(self, task: Task, step: Step, call: Call, now: datetime) -> None:
         """The labels of the tool are seen by every other step from now on, and may end live ones (invariant 7)."""
@@ -285,7 +247,7 @@ class Granting:
     def _deny(
         self, task: Task, step: Step, rejected: Rejected, document: dict[str, Json], call: Call | None, *,
         renewal: bool = False,
-    ) -> Awaitable[Denial]:  # fmt: skip
+    ) -> Answer[StepGranted | Denial]:  # fmt: skip
         refused, decision_id = rejected.refused, ulid(self._clock.now(), self._entropy(ULID_RANDOM_BYTES))
         task.denials += 1
         if not renewal:
@@ -293,18 +255,19 @@ class Granting:
             step.code, step.reason = refused.code.value, refused.reason
             step.slim()
         data = {"tool": step.declared.tool, "renewal": renewal, **denied(refused, decision_id=decision_id)}
-        recorded = self._record(EventType.STEP_DENIED, task, step, call, data, document, rejected.question)
-        return _denied(denial(refused, decision_id, step.key[1]), recorded)
+        now = rejected.question.now if rejected.question is not None else self._clock.now()
+        receipt = self._record(EventType.STEP_DENIED, task, step, call, now, data, document, rejected.question)
+
+        def conclude(lost: UnrecordedError | None) -> Denial:
+            return denial(refused if lost is None else UNRECORDED, decision_id, step.key[1])
+
+        return self._when_durable(receipt, step, now, conclude)
 
     def _record(
-        self, kind: EventType, task: Task, step: Step, call: Call | None, data: dict[str, Any],
+        self, kind: EventType, task: Task, step: Step, call: Call | None, now: datetime, data: dict[str, Any],
         document: dict[str, Json], question: Question | None,
-    ) -> Awaitable[None]:  # fmt: skip
-        """Gives the decision to the ledger; what is awaited is that it is durable.
-
-        Raises, when awaited:
-            UnrecordedError: it is not, and will not be.
-        """
+    ) -> Receipt:  # fmt: skip
+        """Gives the decision to the ledger."""
         whole = {
             "task": task.task_id,
             "step": step.key[1],
@@ -317,33 +280,49 @@ class Granting:
         # What does not fit the tool's schema could be anything, so its values are kept as keyed digests only.
         arguments = document["arguments"]
         unknown = call.sensitive if call is not None else frozenset(arguments if isinstance(arguments, dict) else ())
-        now = question.now if question is not None else self._clock.now()
         event = Event(kind, now, whole, {**document, **context}, task.parameters.sensitive | unknown)
-        return self._durable(step, now, self._journal.record(event))
+        return self._journal.record(event)
 
-    async def _durable(self, step: Step, now: datetime, receipt: Receipt) -> None:
-        await receipt.durable()
-        if step.course is not None:
-            step.course.recorded = self._clock.monotonic()
-        self._state.latest = max(now, self._state.latest or now)
+    def _when_durable(
+        self,
+        receipt: Receipt,
+        step: Step,
+        now: datetime,
+        conclude: Callable[[UnrecordedError | None], StepGranted | Denial],
+    ) -> Answer[StepGranted | Denial]:
+        """What `conclude` makes of it once the decision is on record, or will not be."""
+        answer: Answer[StepGranted | Denial] = Answer()
+        course, step.course = step.course, None
+        context = copy_context()  # The spans of a decision belong to the trace of its stream.
 
-    async def _again(self, step: Step, sha256: bytes) -> StepGranted | Denial:
-        if step.intent_sha256 != sha256:
-            raise StepExistsError(f"step {step.key[1]} was declared with another intent: use a new id")
-        first = step.first_answer
-        answer = await asyncio.shield(first) if first is not None and not first.cancelled() else None
-        if step.live and step.held.answer is not None:
-            return step.held.answer
-        return answer if isinstance(answer, Denial) else over(step)
+        def recorded(lost: UnrecordedError | None) -> None:
+            try:
+                if lost is None:
+                    self._state.latest = max(now, self._state.latest or now)
+                    if course is not None:
+                        course.recorded = self._clock.monotonic()
+                concluded = conclude(lost)
+            except Exception as failure:  # noqa: BLE001 - whoever waits for the answer has to hear of it
+                answer.set_exception(failure)
+                return
+            if course is not None:
+                context.run(self._observe, course, concluded)
+            answer.set_result(concluded)
+
+        receipt.then(recorded)
+        return answer
+
+    def _observe(self, course: Course, answer: StepGranted | Denial) -> None:
+        code = answer.code.value if isinstance(answer, Denial) else ""
+        self._observer.decided(course, code, self._clock.monotonic())
+        if logger.isEnabledFor(logging.DEBUG):
+            ids = {"task": course.task_id, "step": course.step_id, "decision": answer.decision_id}
+            logger.debug("%s: %s", course.boundary.value, code or "granted", extra={"event": "decided", **ids})
 
 
-async def _denied(answer: Denial, recorded: Awaitable[None]) -> Denial:
-    try:
-        await recorded
-    except UnrecordedError:
-        return denial(UNRECORDED, answer.decision_id, answer.step_id)
-    return answer
-
-
-async def _said(answer: Denial) -> Denial:
-    return answer
+def _again(step: Step, sha256: bytes) -> Answer[StepGranted | Denial]:
+    if step.intent_sha256 != sha256:
+        raise StepExistsError(f"step {step.key[1]} was declared with another intent: use a new id")
+    if step.live and step.held.answer is not None:
+        return answered(step.held.answer)
+    return answered(over(step)) if step.first_answer is None else step.first_answer

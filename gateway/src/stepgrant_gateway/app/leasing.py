@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from stepgrant.errors import Denial, ProtocolError, TaskClosedError
+from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.revoking import Endings
@@ -54,8 +55,8 @@ class TaskLease:
         """What the task is taken up with when this stream has ended, or instead of it: 32 bytes; earlier ones are void."""
         return self._resuming.issue(self._task)
 
-    def declare(self, request: DeclareStep) -> Awaitable[StepGranted | Denial]:
-        """The grant of a step, or why not. Decided when this returns; what is awaited is that it is durable.
+    def declare(self, request: DeclareStep) -> Answer[StepGranted | Denial]:
+        """The grant of a step, or why not. Decided when this returns; the answer is there once that is durable.
 
         Raises:
             StepExistsError: another intent was declared under this id.
@@ -64,7 +65,7 @@ class TaskLease:
         self._require_open()
         return self._granting.declare(self._task, request)
 
-    async def renew(self, step_id: str) -> StepGranted | Denial:
+    def renew(self, step_id: str) -> Answer[StepGranted | Denial]:
         """A fresh grant by a fresh decision, or why not (invariant 6).
 
         Raises:
@@ -72,9 +73,9 @@ class TaskLease:
             TaskClosedError: the task is over.
         """
         self._require_open()
-        return await self._granting.renew(self._task, step_id)
+        return self._granting.renew(self._task, step_id)
 
-    async def report(self, request: ReportStep) -> StepSettled:
+    def report(self, request: ReportStep) -> StepSettled:
         """The step ends as reported; a report that comes late is recorded and changes nothing.
 
         Raises:
@@ -116,7 +117,7 @@ class TaskLease:
         )
         return StepSettled(request.step_id, step.state.value, late=False)
 
-    async def close(self, outcome: Outcome) -> TaskClosed:
+    def close(self, outcome: Outcome) -> TaskClosed:
         """The task is over by the agent's own word; steps that are live are abandoned."""
         self._require_held()
         closed = TaskClosed("closed", f"the agent closed the task as {outcome.value}.")

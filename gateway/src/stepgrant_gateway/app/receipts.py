@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
@@ -13,7 +14,7 @@ from stepgrant_gateway.core.events import Event, EventType
 class PendingReceipt:
     """`Receipt` of one batch. Once `break_` has been called it never yields a sequence, unless it is the receipt of an end."""
 
-    __slots__ = ("_awaited", "_failure", "_sequence", "_waiters", "deadline", "is_end")
+    __slots__ = ("_awaited", "_failure", "_hearers", "_sequence", "deadline", "is_end")
 
     def __init__(self, deadline: timedelta, *, is_end: bool, awaited: Callable[[], None] | None = None) -> None:
         """`awaited` is called when somebody begins to wait."""
@@ -22,7 +23,7 @@ class PendingReceipt:
         self._awaited = awaited
         self._sequence: int | None = None
         self._failure: str | None = None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._hearers: list[Callable[[], object]] = []
 
     async def durable(self) -> int:
         """See `Receipt`."""
@@ -32,10 +33,15 @@ class PendingReceipt:
             if self._sequence is not None:
                 return self._sequence
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            if self._awaited is not None:
-                self._awaited()
+            self._hear(partial(_wake, waiter))
             await waiter
+
+    def then(self, hear: Callable[[UnrecordedError | None], object]) -> None:
+        """See `Receipt`."""
+        if self.pending:
+            self._hear(lambda: hear(self._error))
+        else:
+            hear(self._error)
 
     def done(self) -> bool:
         """See `Receipt`."""
@@ -56,19 +62,32 @@ class PendingReceipt:
         if self._failure is not None and not self.is_end:
             return
         self._sequence, self._failure = sequence, None
-        self._wake()
+        self._tell()
 
     def break_(self, reason: str) -> None:
         """It is not durable, or not in time."""
         if self.pending:
             self._failure = reason
-            self._wake()
+            self._tell()
 
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    @property
+    def _error(self) -> UnrecordedError | None:
+        return None if self._failure is None else UnrecordedError(self._failure)
+
+    def _hear(self, hearer: Callable[[], object]) -> None:
+        self._hearers.append(hearer)
+        if self._awaited is not None:
+            self._awaited()
+
+    def _tell(self) -> None:
+        hearers, self._hearers = self._hearers, []
+        for hearer in hearers:
+            hearer()
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]:

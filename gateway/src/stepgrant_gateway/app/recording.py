@@ -261,34 +261,39 @@ class Recorder:
         group, self._group = self._group, ()
         self._advance(result, group)
         again: list[_Batch] = []
+        kept: list[tuple[PendingReceipt, int]] = []
+        broken: list[PendingReceipt] = []
         undelivered: list[Event] = []
-        lost = False
         for index, (batch, sequence) in enumerate(zip(group, result.sequences, strict=True)):
             receipt = batch.receipt
             if sequence is not None:
                 if receipt.broken and not receipt.is_end:
                     undelivered += batch.events
-                receipt.keep(sequence)
+                kept.append((receipt, sequence))
             elif receipt.is_end and index not in result.invalid:
                 again.append(batch)
             else:
-                lost = lost or receipt.is_end
-                receipt.break_(_NOT_RECORDED)
+                broken.append(receipt)
         self._waiting.extendleft(reversed(again))
-        if lost:
+        if any(receipt.is_end for receipt in broken):
             # An end that no retry can record: the ledger is not the whole truth any more, so nothing goes on from it.
             self._observer.count(Count.LEDGER_FAILURE, "closed")
             logger.critical(
                 "an end cannot be recorded as it is: the ledger is closed for good", extra={"event": "ledger_closed"}
             )
             self._stop(_NOT_RECORDED)
-            return
-        self._end_undelivered(undelivered)
-        if again:
-            self._retry(self._resume)
         else:
-            self._retry_after = FIRST_RETRY
-            self._write_next()
+            self._end_undelivered(undelivered)
+            if again:
+                self._retry(self._resume)
+            else:
+                self._retry_after = FIRST_RETRY
+                self._write_next()
+        # Last, since whoever hears of it may have more to record.
+        for receipt, sequence in kept:
+            receipt.keep(sequence)
+        for receipt in broken:
+            receipt.break_(_NOT_RECORDED)
 
     def _advance(self, result: Written, group: Sequence[_Batch]) -> None:
         self._head = result.head
@@ -330,21 +335,24 @@ class Recorder:
     def _overdue(self) -> None:
         self._bound_timer = None
         now = self._clock.monotonic()
+        late: list[PendingReceipt] = []
         while self._due and (not self._due[0].pending or self._due[0].deadline <= now):
-            receipt = self._due.popleft()
-            outcome = "in force, not yet recorded" if receipt.is_end else "this was not done"
-            receipt.break_(_LATE.format(self._bound.total_seconds(), outcome))
-        self._waiting = deque(batch for batch in self._waiting if batch.receipt.is_end or not batch.receipt.broken)
+            late.append(self._due.popleft())
+        self._waiting = deque(batch for batch in self._waiting if batch.receipt.is_end or batch.receipt.deadline > now)
         if self._due:
             self._bound_timer = self._clock.call_at(self._due[0].deadline, self._overdue)
+        for receipt in late:
+            outcome = "in force, not yet recorded" if receipt.is_end else "this was not done"
+            receipt.break_(_LATE.format(self._bound.total_seconds(), outcome))
 
     def _stop(self, reason: str) -> None:
         self._state = _State.CLOSED
         for timer in (self._bound_timer, self._retry_timer, self._gather_timer):
             if timer is not None:
                 timer.cancel()
-        for batch in (*self._group, *self._waiting):
-            batch.receipt.break_(reason)
+        left = (*self._group, *self._waiting)
         self._waiting.clear()
         self._thread.stop()
         self._tail.end()
+        for batch in left:
+            batch.receipt.break_(reason)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.errors import Denial
+from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.expiry import Deadline
 from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepGranted
 from stepgrant_gateway.core.budgets import Book, StepKey
@@ -78,7 +79,7 @@ class Step:
     ends_at: datetime | None = None
     reason: str = ""
     code: str = ""
-    first_answer: asyncio.Future[StepGranted | Denial] | None = None
+    first_answer: Answer[StepGranted | Denial] | None = None
     renewing: bool = False
     course: Course | None = None
     late_reports: int = 0
@@ -103,7 +104,7 @@ class Step:
     def slim(self) -> None:
         """Lets go of all that only a live step needs; what stays is small, so that a task may have MAX_STEPS of them."""
         self.declared = replace(self.declared, arguments={}, purpose="", envelope=None)
-        self.call = self.envelope = self.question = None
+        self.call = self.envelope = self.question = self.first_answer = None
         if self.grant is not None:
             self.grant.answer = None
 

@@ -10,6 +10,7 @@ from stepgrant.errors import Denial
 from stepgrant.grant import GrantClaims
 from stepgrant.intent import Json
 from stepgrant_gateway.core.decision import Audience, Budget, Call, Parameters, Question, TaskType, Tool, Verdict
+from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event
 from stepgrant_gateway.core.ledger import ChainHead, DataKey, Record, Sealed, SealedInput
 from stepgrant_gateway.core.observations import Count, Course, Timing
@@ -192,6 +193,9 @@ class Receipt(Protocol):
             UnrecordedError: it could not be recorded within the journal's bound. Of `record`: nothing of it counts.
                 Of `record_end`: it is still going to be recorded.
         """
+
+    def then(self, hear: Callable[[UnrecordedError | None], object]) -> None:
+        """Calls `hear`, which does not raise, once `durable` would return or raise: in that same breath, without a task."""
 
     def done(self) -> bool:
         """True if it is durable already."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 from stepgrant.errors import Denial
 from stepgrant_gateway.core.boundary import (
@@ -19,6 +19,18 @@ from stepgrant_gateway.core.boundary import (
 )
 from stepgrant_gateway.core.principal import Peer
 
+Given_co = TypeVar("Given_co", covariant=True)
+
+
+class Answer(Protocol[Given_co]):
+    """What will be answered: an `asyncio.Future`, or what is like one (`app.answers.Answer`)."""
+
+    def result(self) -> Given_co:
+        """The answer; raises why there is none."""
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> object:
+        """Calls back with this once it is known."""
+
 
 class Lease(Protocol):
     """The task of a stream, as the application hands it out (`app.leasing.TaskLease`)."""
@@ -30,16 +42,16 @@ class Lease(Protocol):
     def resume_token(self) -> bytes:
         """A fresh token to take the task up again; earlier ones are void."""
 
-    def declare(self, request: DeclareStep) -> Awaitable[StepGranted | Denial]:
+    def declare(self, request: DeclareStep) -> Answer[StepGranted | Denial]:
         """Decides on a step, at once; the answer comes when it is durable."""
 
-    async def report(self, request: ReportStep) -> StepSettled:
+    def report(self, request: ReportStep) -> StepSettled:
         """Ends a step as the agent says."""
 
-    async def renew(self, step_id: str) -> StepGranted | Denial:
-        """Decides on a step anew."""
+    def renew(self, step_id: str) -> Answer[StepGranted | Denial]:
+        """Decides on a step anew, at once; the answer comes when it is durable."""
 
-    async def close(self, outcome: Outcome) -> TaskClosed:
+    def close(self, outcome: Outcome) -> TaskClosed:
         """Ends the task."""
 
     def lost(self, code: str, reason: str) -> None:

@@ -35,8 +35,6 @@ MAX_WANTED_TTL: Final = timedelta(days=1)
 """No tier gives more than a minute; a day keeps the arithmetic far from overflow."""
 MAX_WAITING: Final = 64
 """Requests of one stream that wait for an answer; a further Declare or Renew is denied as `overloaded`."""
-MAX_IN_FLIGHT: Final = 256
-"""Requests of one stream that wait, reports included; one more ends the stream."""
 MAX_OUTBOX: Final = 1024
 """Messages that wait for a slow agent; one more ends the stream."""
 MAX_LISTED_TASKS: Final = 10_000

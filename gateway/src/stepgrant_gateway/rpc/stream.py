@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -23,9 +23,8 @@ from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock, Timer
 from stepgrant_gateway.rpc import wire
 from stepgrant_gateway.rpc.caller import Caller
-from stepgrant_gateway.rpc.leases import Lease, TaskOpener
+from stepgrant_gateway.rpc.leases import Answer, Lease, TaskOpener
 from stepgrant_gateway.rpc.limits import (
-    MAX_IN_FLIGHT,
     MAX_TEXT,
     MAX_WAITING,
     OPEN_WITHIN,
@@ -34,7 +33,7 @@ from stepgrant_gateway.rpc.limits import (
 )
 from stepgrant_gateway.rpc.opening import Speaker, opening_of
 from stepgrant_gateway.rpc.outbox import Outbox
-from stepgrant_gateway.rpc.status import OpenLateError, OverloadedError
+from stepgrant_gateway.rpc.status import OpenLateError
 from stepgrant_gateway.rpc.turns import Turns
 
 STREAM_LOST: Final = "stream_lost"
@@ -76,8 +75,8 @@ class TaskStream:
         self._lease: Lease | None = None
         self._over: tuple[str, str] | None = None
         self._late: Timer | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
         self._waiting = 0
+        self._when_answered: Callable[[], None] | None = None
         self._closing = False
 
     def greet(self) -> None:
@@ -169,7 +168,7 @@ class TaskStream:
                 return  # The task is over, or on another stream: what still comes here is not acted upon.
             _expect(message, expected)
             if message.WhichOneof("message") == "close":
-                await self._close(expected, message.close)
+                self._close(expected, message.close)
                 return
             if not self._start(expected, message):
                 # What else there is to do comes before the next message of a stream that asks too often.
@@ -182,8 +181,6 @@ class TaskStream:
 
         False if it was put off: this workload asks too often.
         """
-        if len(self._handlers) >= MAX_IN_FLIGHT:
-            raise OverloadedError(f"more than {MAX_IN_FLIGHT} requests of this stream are in flight")
         lease = self._leased()
         match message.WhichOneof("message"):
             case "declare":
@@ -195,33 +192,13 @@ class TaskStream:
                     return False
                 self._renew(lease, number, message.renew)
             case "report":
-                self._spawn(self._report(lease, number, message.report), waits=False)
+                self._report(lease, number, message.report)
             case _:
                 raise ProtocolError("a stream opens one task, and it is open")
         return True
 
-    def _spawn(self, work: Coroutine[Any, Any, None], *, waits: bool) -> None:
-        task = asyncio.get_running_loop().create_task(self._handle(work))
-        self._handlers.add(task)
-        self._waiting += waits
-
-        def done(task: asyncio.Task[None]) -> None:
-            self._handlers.discard(task)
-            self._waiting -= waits
-
-        task.add_done_callback(done)
-
-    async def _handle(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except Exception as error:  # noqa: BLE001 - as in listen
-            if isinstance(error, TaskClosedError) and self._over is not None:
-                return  # It came too late, and nothing was decided. What others here were told is still on its way.
-            self.outbox.fail(error)
-            self.break_off(error)
-
     def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
-        """Decided here and now: only the answer, which waits for the ledger, is left to a handler."""
+        """Decided here and now, if it is this workload's turn: only the answer waits for the ledger."""
         try:
             request = wire.declare_of(message)
         except ArgumentsInvalidError as error:
@@ -233,31 +210,39 @@ class TaskStream:
         else:
             self._decide(number, partial(lease.declare, request))
 
-    def _decide(self, number: int, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> None:
+    def _decide(self, number: int, decide: Callable[[], Answer[StepGranted | Denial]]) -> None:
+        self._waiting += 1
         turn = self._turns.begin(self._caller.id)
         if turn is None:
-            self._spawn(self._decided(number, self._begun(decide)), waits=True)
+            self._begin(number, decide)
         else:
-            self._spawn(self._in_turn(number, turn, decide), waits=True)
+            turn.add_done_callback(lambda _: self._begin(number, decide))
 
-    def _begun(self, decide: Callable[[], Awaitable[StepGranted | Denial]]) -> Awaitable[StepGranted | Denial]:
+    def _begin(self, number: int, decide: Callable[[], Answer[StepGranted | Denial]]) -> None:
         try:
-            return decide()
-        except BaseException:
-            self._turns.leave(self._caller.id)
-            raise
+            answer = decide()
+        except Exception as error:  # noqa: BLE001 - as in listen
+            self._conclude(error)
+        else:
+            answer.add_done_callback(partial(self._decided, number))
 
-    async def _in_turn(
-        self, number: int, turn: asyncio.Future[None], decide: Callable[[], Awaitable[StepGranted | Denial]]
-    ) -> None:
-        await self._turns.wait(self._caller.id, turn)
-        await self._decided(number, self._begun(decide))
-
-    async def _decided(self, number: int, answer: Awaitable[StepGranted | Denial]) -> None:
+    def _decided(self, number: int, answer: Answer[StepGranted | Denial]) -> None:
         try:
-            self._answer(number, await answer)
-        finally:
-            self._turns.leave(self._caller.id)
+            self._answer(number, answer.result())
+        except Exception as error:  # noqa: BLE001 - as in listen
+            self._conclude(error)
+        else:
+            self._conclude(None)
+
+    def _conclude(self, error: Exception | None) -> None:
+        self._turns.leave(self._caller.id)
+        # It may have come too late, when nothing is decided any more. What others here were told is still on its way.
+        if error is not None and not (isinstance(error, TaskClosedError) and self._over is not None):
+            self.outbox.fail(error)
+            self.break_off(error)
+        self._waiting -= 1
+        if not self._waiting and self._when_answered is not None:
+            self._when_answered()
 
     def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
         step_id = wire.ulid_field(message.step_id, "Renew.step_id")
@@ -267,17 +252,15 @@ class TaskStream:
         else:
             self._decide(number, partial(lease.renew, step_id))
 
-    async def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
-        settled = await lease.report(wire.report_of(message))
+    def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
+        settled = lease.report(wire.report_of(message))
         self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, settled=wire.settled(settled)))
 
-    async def _close(self, number: int, message: agent_pb2.Close) -> None:
+    def _close(self, number: int, message: agent_pb2.Close) -> None:
         self._closing = True
-        closed = await self._leased().close(wire.outcome_field(message.outcome, "Close.outcome"))
+        closed = self._leased().close(wire.outcome_field(message.outcome, "Close.outcome"))
         self._over = self._over or ("closed", "")
-        if self._handlers:
-            await asyncio.wait(self._handlers)
-        self._last(agent_pb2.GatewayMessage(reply_to=number, closed=wire.closed(closed)))
+        self._last_of_all(agent_pb2.GatewayMessage(reply_to=number, closed=wire.closed(closed)))
 
     def _answer(self, number: int, answer: StepGranted | Denial) -> None:
         if isinstance(answer, Denial):
@@ -292,9 +275,8 @@ class TaskStream:
             if self._closing:
                 return  # The agent asked for it and gets an answer, not a push.
             self._over = self._over or (value.code, value.reason)
-            if value.code == TAKEN_OVER and self._handlers:
-                # What was asked here is answered here, and then the stream closes.
-                asyncio.gather(*self._handlers).add_done_callback(lambda _: self._last(message))
+            if value.code == TAKEN_OVER:
+                self._last_of_all(message)
             else:
                 self._last(message)
         else:
@@ -302,6 +284,13 @@ class TaskStream:
 
     def _last(self, message: agent_pb2.GatewayMessage) -> None:
         self.outbox.finish(message)
+
+    def _last_of_all(self, message: agent_pb2.GatewayMessage) -> None:
+        """What was asked here is answered here, and then the stream closes."""
+        if self._waiting:
+            self._when_answered = partial(self._last, message)
+        else:
+            self._last(message)
 
     def _too_often(self, number: int, step_id: str) -> bool:
         """True, and answered, if this workload declares faster than it may: what it asks is not even looked at."""

@@ -27,7 +27,7 @@ class Turns:
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     def begin(self, identity: str) -> asyncio.Future[None] | None:
-        """None: a turn of this identity has begun. Else what to `wait` for. Either way `leave` ends it."""
+        """None: a turn of this identity has begun. Else it has once this is done. Either way `leave` ends it."""
         self._see(identity)
         if self._busy.get(identity, 0) < self._share():
             self._busy[identity] = self._busy.get(identity, 0) + 1
@@ -35,15 +35,6 @@ class Turns:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(identity, deque()).append(turn)
         return turn
-
-    async def wait(self, identity: str, turn: asyncio.Future[None]) -> None:
-        """Until the turn has begun. When this raises, there is nothing to leave."""
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave(identity)  # It was ours already.
-            raise
 
     def leave(self, identity: str) -> None:
         """A turn is over."""

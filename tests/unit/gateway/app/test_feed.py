@@ -30,7 +30,7 @@ async def test_a_subscription_begins_with_a_snapshot_and_goes_on_without_a_gap()
         lock = await built.operating.set_lock(Selector(tool="orders.get"), "incident", OPERATOR)
         await built.operating.lift_lock(lock.lock.lock_id, "done", OPERATOR)
         built.feed.heartbeat()
-        await lease.report(ReportStep(dead.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(dead.step_id, Outcome.COMPLETED, None, ""))
         events = await take(subscription, 6)
         assert [event.position for event in events] == [1, 2, 3, 4, 5, 6]
         assert [event.previous_position for event in events] == [0, 1, 2, 3, 4, 5]
@@ -55,7 +55,7 @@ async def test_ds_06_what_has_run_out_is_not_told_and_what_ends_before_is() -> N
             step = await built.granted(lease, "orders.get", ORDER)
         early = await built.granted(lease, "orders.get", ORDER)
         subscription = built.feed.subscribe(ORDERS, [ORDERS])
-        await lease.report(ReportStep(early.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(early.step_id, Outcome.COMPLETED, None, ""))
         built.clock.advance(step.expires_at - built.clock.now())
         assert not built.state.tasks[lease.opened.task_id].live
         built.feed.heartbeat()

@@ -42,7 +42,7 @@ async def happen(built: Heart, lease, step: StepGranted, what) -> None:
         case "lock":
             await built.operating.set_lock(Selector(tool="orders.*"), "An incident.", OPERATOR)
         case ("said", outcome, result):
-            await lease.report(ReportStep(step.step_id, outcome, result, ""))
+            lease.report(ReportStep(step.step_id, outcome, result, ""))
         case ("seen", outcome, result):
             await built.redeeming.attest(ORDERS, ORDERS, step.grant_id, outcome, result)
 
@@ -86,7 +86,7 @@ async def test_sm_10_a_grant_without_counted_uses_needs_no_witness_and_still_a_r
     async with heart() as built:
         lease = await built.open()
         reported, silent = [await built.granted(lease, "orders.search", {"query": "shoes"}) for _ in range(2)]
-        await lease.report(ReportStep(reported.step_id, DONE, None, ""))
+        lease.report(ReportStep(reported.step_id, DONE, None, ""))
         await built.operating.set_lock(Selector(tool="orders.search"), "An incident.", OPERATOR)
         assert await gaps(built) == [("unreported", "revoked", False)]
         assert silent.uses is None
@@ -96,7 +96,7 @@ async def test_sm_10_what_only_the_agent_says_counts_as_reported_and_never_as_co
     async with heart() as built:
         lease = await built.open()
         step = await built.granted(lease, "orders.get", ORDER)
-        await lease.report(ReportStep(step.step_id, DONE, RESULT, ""))
+        lease.report(ReportStep(step.step_id, DONE, RESULT, ""))
         task = built.state.tasks[lease.opened.task_id]
         assert (task.reported, task.completed) == ({"orders.get"}, set())
         refund = await lease.declare(built.intent("orders.refund", {**ORDER, "amount": 40}))

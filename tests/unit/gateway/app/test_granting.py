@@ -234,7 +234,7 @@ async def test_what_is_kept_of_an_ended_or_denied_step_is_small() -> None:
     async with heart() as built:
         lease = await built.open()
         step = await built.granted(lease, "orders.get", ORDER)
-        await lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
         await denied(built, lease, "orders.refund", {"order_id": "ord_00000043", "amount": 1})
         for kept in built.state.tasks[lease.opened.task_id].steps.values():
             assert (kept.declared.arguments, kept.declared.purpose) == ({}, "")

@@ -61,8 +61,8 @@ async def test_a_report_ends_the_step_once_and_a_late_one_changes_nothing() -> N
         lease = await built.open()
         step = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
         report = ReportStep(step.step_id, Outcome.COMPLETED, None, "")
-        assert (await lease.report(report)).state == "completed"
-        late = await lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "ValueError"))
+        assert lease.report(report).state == "completed"
+        late = lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "ValueError"))
         assert (late.state, late.late) == ("completed", True)
         assert built.feed.revoked(step.grant_id).code == "completed"
 
@@ -72,7 +72,7 @@ async def test_a_report_for_a_step_that_was_never_declared_is_a_protocol_error()
         lease = await built.open()
         unknown = built.intent("orders.get", {}).step_id
         with pytest.raises(ProtocolError, match=unknown):
-            await lease.report(ReportStep(unknown, Outcome.COMPLETED, None, ""))
+            lease.report(ReportStep(unknown, Outcome.COMPLETED, None, ""))
 
 
 async def test_a_lost_stream_kills_every_grant_of_its_task() -> None:
@@ -125,7 +125,7 @@ async def test_labels_of_an_earlier_task_of_the_same_instance_are_remembered_wit
     async with heart() as built:
         first = await built.open()
         await built.granted(first, "orders.get", {"order_id": "ord_00000042"})
-        await first.close(Outcome.COMPLETED)
+        first.close(Outcome.COMPLETED)
         await built.open()
         await built.open(jkt=b"o" * 32)
         same, other = built.operating.tasks()
@@ -156,7 +156,7 @@ async def test_an_agent_cannot_fill_the_ledger_with_late_reports() -> None:
         step = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})
         report = ReportStep(step.step_id, Outcome.COMPLETED, None, "")
         for _ in range(50):
-            await lease.report(report)
+            lease.report(report)
         await built.granted(lease, "orders.search", {"query": "shoes"})
         recorded = [decode_event(record.body).type for record in built.store.read(built.instance, 0, 1000)]
         assert recorded.count(EventType.STEP_LATE_OUTCOME) == MAX_LATE_REPORTS

@@ -246,7 +246,7 @@ async def test_a_restart_launders_no_label() -> None:
         await built.granted(first, "orders.get", ORDER)
         built.clock.advance(timedelta(minutes=14))
         closed_at = built.clock.now()
-        await first.close(Outcome.COMPLETED)
+        first.close(Outcome.COMPLETED)
         await built.open()
         await built.journal.record(built.operating.activation(built.state.policy, "a test")).durable()
         history = fold(events(built))

@@ -109,7 +109,7 @@ async def test_a_use_that_is_refused_because_the_step_ended_meanwhile_witnesses_
         store.block()
         taking = asyncio.ensure_future(built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, redemption(built)))
         await asyncio.to_thread(store.entered.wait, 5)
-        await lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "Cancelled"))
+        lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "Cancelled"))
         store.free.set()
         assert not (await taking).accepted
         assert task.completed == set()

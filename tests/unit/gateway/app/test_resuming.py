@@ -59,7 +59,7 @@ async def test_inv_05_a_step_that_ended_with_its_stream_stays_ended_when_the_tas
         second = await built.taken(token)
         denial = await second.renew(step.step_id)
         assert (denial.code, "abandoned" in denial.reason) == (DenialCode.STEP_ENDED, True)
-        assert (await second.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))).late
+        assert second.report(ReportStep(step.step_id, Outcome.COMPLETED, None, "")).late
 
 
 async def test_a_task_that_nobody_takes_up_within_its_linger_ends() -> None:
@@ -133,7 +133,7 @@ async def test_a_task_that_ended_for_any_other_reason_is_never_taken_up(end: str
         token = lease.resume_token()
         match end:
             case "closed":
-                await lease.close(Outcome.COMPLETED)
+                lease.close(Outcome.COMPLETED)
             case "expired":
                 built.clock.advance(timedelta(minutes=15))
             case "identity":
@@ -200,7 +200,7 @@ async def test_a_take_over_moves_live_steps_without_minting_and_closes_the_old_s
         assert built.feed.revoked(step.grant_id) is None
         redeemed = await built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, step.step_id)
         assert redeemed.accepted
-        assert (await second.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))).state == "completed"
+        assert second.report(ReportStep(step.step_id, Outcome.COMPLETED, None, "")).state == "completed"
         assert [event.type.value for event in await built.recorded() if event.data.get("task") == first.opened.task_id] == [
             "task.opened", "step.granted", "task.taken_over", "grant.redeemed", "step.ended",
         ]  # fmt: skip
@@ -262,7 +262,7 @@ async def test_the_watch_over_the_old_svid_lasts_as_long_as_a_step_that_was_gran
         third = await built.taken(second.resume_token(), peer=built.peer(leaf=b"third"))
         second.when_released(lambda: ended.append("second"))
         assert ended == ["second"]
-        await third.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        third.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
         await built.recorded()
         fourth = await built.taken(third.resume_token())
         assert ended == ["second", "first"]
@@ -298,7 +298,7 @@ async def test_a_declare_that_is_under_way_at_a_take_over_is_answered_and_its_st
         store.free.set()
         granted = await declaring
         assert second.opened.live_steps == (granted.step_id,)
-        assert (await second.report(ReportStep(granted.step_id, Outcome.COMPLETED, None, ""))).state == "completed"
+        assert second.report(ReportStep(granted.step_id, Outcome.COMPLETED, None, "")).state == "completed"
 
 
 async def test_inv_03_what_a_take_over_is_followed_by_is_not_granted_before_it_is_recorded() -> None:

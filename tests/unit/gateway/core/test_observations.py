@@ -48,7 +48,7 @@ async def test_a_grants_end_is_counted_by_its_code_and_how_long_it_was_held():
         lease = await built.open()
         step = await built.granted(lease, "orders.get", ORDER)
         built.clock.advance(timedelta(seconds=7))
-        await lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
 
     assert built.heard.counts[Count.GRANT_ENDED, "completed"] == 1
     assert built.heard.counts[Count.GRANT_HELD_SECONDS, ""] == pytest.approx(7)

@@ -19,7 +19,7 @@ async def turn_of(turns: Turns, identity: str) -> AsyncIterator[None]:
     """One turn, from its beginning to its end."""
     turn = turns.begin(identity)
     if turn is not None:
-        await turns.wait(identity, turn)
+        await turn
     try:
         yield
     finally:
