@@ -61,3 +61,25 @@ async def test_what_is_durable_cannot_be_broken_any_more():
     promise.keep(7)
     promise.break_("too late")
     assert await promise.durable() == 7
+
+
+def test_whoever_has_no_task_hears_of_it_in_the_same_breath():
+    heard: list[object] = []
+    kept, broken = receipt(), receipt()
+    kept.then(heard.append)
+    broken.then(heard.append)
+    assert not heard
+
+    kept.keep(7)
+    broken.break_("too late")
+    assert heard[0] is None
+    assert str(heard[1]) == "too late"
+    kept.then(heard.append)
+    assert heard[2:] == [None]
+
+
+def test_an_end_that_somebody_wants_to_hear_of_is_hurried():
+    hurried: list[bool] = []
+    promise = PendingReceipt(timedelta(seconds=2), is_end=True, awaited=lambda: hurried.append(True))
+    promise.then(lambda _: None)
+    assert hurried

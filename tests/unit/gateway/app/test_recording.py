@@ -92,6 +92,32 @@ async def test_a_receipt_is_kept_once_its_batch_is_durable_and_not_before(bench)
     assert bench.stored() == ["gateway.started", GRANTED, ENDED]
 
 
+@pytest.mark.parametrize("fate", ["durable", "late", "closed"])
+async def test_whoever_hears_what_became_of_a_record_may_record_more_in_that_breath(bench, fate):
+    """Nothing of it is lost or out of order, also where the ledger has given up."""
+    later: list[PendingReceipt] = []
+    bench.store.block()
+    for number in (1, 2):
+        bench.recorder.record(granted(number)).then(lambda _: later.append(bench.recorder.record_end(ended(1))))
+    await bench.begun()
+    if fate == "late":
+        bench.clock.advance(BOUND)
+    if fate == "closed":
+        bench.recorder._stop("closed")
+    bench.store.free.set()
+
+    answers = [await bench.answered(item) for item in [bench.recorder.record(granted(3)), *later]]
+    if fate == "closed":
+        assert answers == ["unrecorded"] * 3
+    else:
+        third = await bench.answered(bench.recorder.record(granted(4)))
+        assert len(later) == 2
+        stored = bench.stored()
+        assert stored.count(ENDED) == 2
+        assert isinstance(third, int)
+        assert len(stored) == third
+
+
 async def test_inv_03_a_store_that_hangs_makes_the_receipt_fail_at_the_bound_not_hang(bench):
     bench.store.block()
     receipt = bench.recorder.record(granted(1))
