@@ -12,6 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import Any, Final
 
+from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.checkpoints import Checkpoints
 from stepgrant_gateway.app.receipts import PendingReceipt, close_undelivered
 from stepgrant_gateway.app.tailing import Tail
@@ -147,11 +148,9 @@ class Recorder:
             UnrecordedError: the first event could not be recorded.
         """
         self._loop = asyncio.get_running_loop()
-        found: asyncio.Future[tuple[Event, datetime | None]] = self._loop.create_future()
+        found: Answer[tuple[Event, datetime | None]] = Answer()
 
         def opened(result: tuple[Event, datetime | None] | BaseException) -> None:
-            if found.done():
-                return
             if isinstance(result, BaseException):
                 found.set_exception(result)
             else:
@@ -244,12 +243,8 @@ class Recorder:
         if self._state is _State.CLOSED:
             return
         if isinstance(result, BaseException):
-            self._observer.count(Count.LEDGER_FAILURE, "closed")
-            logger.critical(
-                "the ledger is closed for good; nothing is granted any more", exc_info=result,
-                extra={"event": "ledger_closed"},
-            )  # fmt: skip
-            self._stop(str(result) if isinstance(result, GatewayError) else _NOT_RECORDED)
+            reason = str(result) if isinstance(result, GatewayError) else _NOT_RECORDED
+            self._end("the ledger is closed for good; nothing is granted any more", reason, result)
             return
         if result.durable:
             self._observer.time(Timing.LEDGER_APPEND, self._clock.monotonic() - self._given_at)
@@ -277,15 +272,11 @@ class Recorder:
         self._waiting.extendleft(reversed(again))
         if any(receipt.is_end for receipt in broken):
             # An end that no retry can record: the ledger is not the whole truth any more, so nothing goes on from it.
-            self._observer.count(Count.LEDGER_FAILURE, "closed")
-            logger.critical(
-                "an end cannot be recorded as it is: the ledger is closed for good", extra={"event": "ledger_closed"}
-            )
-            self._stop(_NOT_RECORDED)
+            self._end("an end cannot be recorded as it is: the ledger is closed for good", _NOT_RECORDED)
         else:
             self._end_undelivered(undelivered)
             if again:
-                self._retry(self._resume)
+                self._retry(self._hurry)
             else:
                 self._retry_after = FIRST_RETRY
                 self._write_next()
@@ -320,17 +311,16 @@ class Recorder:
             self._hurried = True
 
     def _retry(self, then: Callable[[], None]) -> None:
-        self._retry_timer = self._clock.call_at(self._clock.monotonic() + self._retry_after, then)
+        def again() -> None:
+            self._retry_timer = None
+            then()
+
+        self._retry_timer = self._clock.call_at(self._clock.monotonic() + self._retry_after, again)
         self._retry_after = min(self._retry_after * 2, LAST_RETRY)
 
     def _settle(self) -> None:
-        self._retry_timer = None
         if self._loop is not None and self._state is not _State.CLOSED:
             self._thread.submit(self._loop, self._writer.settle, self._written)
-
-    def _resume(self) -> None:
-        self._retry_timer = None
-        self._hurry()
 
     def _overdue(self) -> None:
         self._bound_timer = None
@@ -344,6 +334,11 @@ class Recorder:
         for receipt in late:
             outcome = "in force, not yet recorded" if receipt.is_end else "this was not done"
             receipt.break_(_LATE.format(self._bound.total_seconds(), outcome))
+
+    def _end(self, what: str, reason: str, error: BaseException | None = None) -> None:
+        self._observer.count(Count.LEDGER_FAILURE, "closed")
+        logger.critical(what, exc_info=error, extra={"event": "ledger_closed"})
+        self._stop(reason)
 
     def _stop(self, reason: str) -> None:
         self._state = _State.CLOSED
