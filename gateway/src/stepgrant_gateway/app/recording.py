@@ -218,16 +218,12 @@ class Recorder:
         self._hurried = True
         self._write_next()
 
-    def _gathered(self) -> None:
-        self._gather_timer = None
-        self._hurry()
-
     def _write_next(self) -> None:
         if self._group or self._retry_timer is not None or not self._waiting or self._loop is None:
             return
         if not self._hurried:
             if self._gather_timer is None:
-                self._gather_timer = self._clock.call_at(self._clock.monotonic() + GATHERING, self._gathered)
+                self._gather_timer = self._clock.call_at(self._clock.monotonic() + GATHERING, self._hurry)
             return
         if self._gather_timer is not None:
             self._gather_timer.cancel()
