@@ -47,14 +47,6 @@ class Written:
     invalid: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    before: ChainHead
-    after: ChainHead
-    sequences: tuple[int | None, ...]
-    invalid: frozenset[int]
-
-
 class ChainWriter:
     """Appends groups of batches to the chain of this gateway instance. Blocking; used from one thread."""
 
@@ -63,7 +55,8 @@ class ChainWriter:
         self._sealer = sealer
         self._tag = chain_tag(instance_id)
         self._head = ChainHead(instance_id, 0, GENESIS)
-        self._unsettled: _Group | None = None
+        self._unsettled: Written | None = None
+        """What is said of the group that follows the head, if it becomes durable."""
 
     def started(self, at: datetime, data: Mapping[str, Any]) -> tuple[Event, datetime | None]:
         """The first event of the chain, naming the heads of chains that no chain names yet; and the time of the latest event.
@@ -95,8 +88,7 @@ class ChainWriter:
         Raises:
             LedgerBrokenError: the store holds something else than this writer wrote; it must not write any more.
         """
-        before = self._head
-        head: ChainHead | Record = before
+        head: ChainHead | Record = self._head
         records: list[Record] = []
         inputs: list[SealedInput] = []
         keys: dict[str, DataKey] = {}
@@ -120,8 +112,8 @@ class ChainWriter:
                 if item.key is not None:
                     keys[item.key.key_id] = item.key
             sequences.append(head.sequence)
-        after = ChainHead(head.instance_id, head.sequence, head.hash) if records else before
-        self._unsettled = _Group(before, after, tuple(sequences), frozenset(invalid))
+        after = ChainHead(head.instance_id, head.sequence, head.hash) if records else self._head
+        self._unsettled = Written(after, durable=True, sequences=tuple(sequences), invalid=frozenset(invalid))
         if records:
             try:
                 self._store.append(records, inputs, tuple(keys.values()))
@@ -159,15 +151,15 @@ class ChainWriter:
     def _settled(self, head: ChainHead) -> Written:
         group = self._unsettled
         assert group is not None  # noqa: S101 - both callers have just seen it
-        if head not in (group.after, group.before):
+        if head not in (group.head, self._head):
             raise LedgerBrokenError(
                 f"ledger of gateway instance {head.instance_id}: ends at record {head.sequence}, which this gateway did"
                 " not write there. Another writer, or a file put back: nothing more is recorded."
             )
         self._unsettled, self._head = None, head
-        durable = head == group.after
-        nothing: tuple[int | None, ...] = (None,) * len(group.sequences)
-        return Written(head, durable, group.sequences if durable else nothing, group.invalid)
+        if head.sequence == group.head.sequence:
+            return group
+        return Written(head, durable=False, sequences=(None,) * len(group.sequences), invalid=group.invalid)
 
     def _chain(self, head: ChainHead | Record, batch: Sequence[Event]) -> tuple[list[Record], list[Sealed]]:
         records: list[Record] = []

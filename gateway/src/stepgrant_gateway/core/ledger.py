@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from stepgrant.errors import InvalidIdError
 from stepgrant.ids import ulid_bytes
-from stepgrant.intent import MAX_DEPTH, MAX_SAFE_INTEGER, canonical
+from stepgrant.intent import MAX_DEPTH, MAX_SAFE_INTEGER, Json, canonical
+from stepgrant.json_text import json_writer
 from stepgrant_gateway.core.errors import EventInvalidError, LedgerBrokenError
 from stepgrant_gateway.core.events import EVENT_SCHEMA, Event, EventType
 
@@ -29,13 +30,8 @@ SALT_BYTES: Final = 32
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_PLAIN_FRACTION: Final = (Decimal("0.001"), Decimal(10**15))
-"""Between these Python and ECMAScript write a double alike: without an exponent."""
 _NAMES: Final = frozenset({"schema", "type", "at", "data"})
-_ENCODER: Final = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
-)
-"""Of what `_plain_object` made, which nests no deeper than it may and so is no circle."""
+_written: Final = json_writer(sort_keys=True, ensure_ascii=False)
 _AS_IT_IS: Final = frozenset({str, bool, type(None)})
 _TYPES: Final = {kind.value: kind for kind in EventType}
 
@@ -207,7 +203,7 @@ def canonical_input(value: Mapping[str, Any]) -> bytes:
     """
     try:
         text = _jcs(value)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise EventInvalidError("an input that is not strict JSON") from error
     if len(text) > MAX_INPUT_BYTES:
         raise EventInvalidError(f"an input takes {len(text)} bytes, more than {MAX_INPUT_BYTES}")
@@ -233,12 +229,15 @@ def _microseconds(event: Event) -> int:
 
 
 def _jcs(value: Mapping[str, Any]) -> bytes:
-    """JCS (RFC 8785). ASCII text and numbers of ordinary size, nearly all there is, the C encoder writes just so."""
+    """JCS (RFC 8785) of what nests no deeper than it may: few brackets cannot, whatever else stands in strings."""
     try:
-        text = _ENCODER.encode(_plain_object(value, MAX_DATA_DEPTH, fractions=True))
-    except ValueError:
-        text = "\x80"
-    return text.encode("ascii") if text.isascii() else canonical(_containers(value, MAX_INPUT_DEPTH))
+        text = canonical(cast("Json", value))
+    except (ValueError, RecursionError):
+        # Another mapping than a dict, or worse: what can be made plain is, and the rest is refused.
+        return canonical(_containers(value, MAX_INPUT_DEPTH))
+    if text.count(b"{") + text.count(b"[") > MAX_INPUT_DEPTH:
+        _containers(value, MAX_INPUT_DEPTH)
+    return text
 
 
 def _containers(value: Any, depth: int) -> Any:
@@ -255,14 +254,14 @@ def _containers(value: Any, depth: int) -> Any:
 
 def _data_jcs(document: Mapping[str, Any], event: Event) -> bytes:
     try:
-        plain = _plain_object(document, MAX_DATA_DEPTH, fractions=False)
-        text = _ENCODER.encode(plain)
+        plain = _plain_object(document, MAX_DATA_DEPTH)
+        text = _written(plain)
         return text.encode("ascii") if text.isascii() else canonical(plain)
     except ValueError as error:
         raise EventInvalidError(f"{event.type.value}: {error}") from error
 
 
-def _plain_object(value: Mapping[str, Any], depth: int, *, fractions: bool) -> dict[str, Any]:
+def _plain_object(value: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """Plain dicts and lists of what JSON has. Nearly all there is are texts and small integers: they take no call each."""
     if depth == 0:
         raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
@@ -274,11 +273,11 @@ def _plain_object(value: Mapping[str, Any], depth: int, *, fractions: bool) -> d
         if kind in _AS_IT_IS or (kind is int and -MAX_SAFE_INTEGER <= item <= MAX_SAFE_INTEGER):
             plain[name] = item
         else:
-            plain[name] = _plain(item, depth - 1, fractions=fractions)
+            plain[name] = _plain(item, depth - 1)
     return plain
 
 
-def _plain(value: Any, depth: int, *, fractions: bool) -> Any:
+def _plain(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in _AS_IT_IS:
         return value
@@ -287,29 +286,14 @@ def _plain(value: Any, depth: int, *, fractions: bool) -> Any:
             raise ValueError("`data` holds an integer beyond 2^53-1")
         return value
     if kind is dict:
-        return _plain_object(value, depth, fractions=fractions)
+        return _plain_object(value, depth)
     if isinstance(value, list | tuple):
         if depth == 0:
             raise ValueError(f"`data` nests deeper than {MAX_DATA_DEPTH} levels")
-        return [_plain(item, depth - 1, fractions=fractions) for item in value]
-    if fractions and isinstance(value, Decimal):
-        return _number(value)
+        return [_plain(item, depth - 1) for item in value]
     if isinstance(value, Mapping):
-        return _plain_object(value, depth, fractions=fractions)
+        return _plain_object(value, depth)
     raise ValueError(f"`data` holds a {kind.__name__}")
-
-
-def _number(value: Decimal) -> int | float:
-    """The number that the C encoder writes as JCS does; ValueError if it writes another."""
-    if value.is_zero():
-        return 0
-    if _PLAIN_FRACTION[0] <= abs(value) < _PLAIN_FRACTION[1]:
-        if value == value.to_integral_value():
-            return int(value)
-        double = float(value)
-        if Decimal(repr(double)) == value:
-            return double
-    raise ValueError("an input holds a number that is written otherwise")
 
 
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:

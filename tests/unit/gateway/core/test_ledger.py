@@ -21,6 +21,7 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ledger import (
     MAX_BODY_BYTES,
     MAX_DATA_DEPTH,
+    MAX_INPUT_DEPTH,
     canonical_input,
     decode_body,
     decode_event,
@@ -76,7 +77,35 @@ def test_a_body_is_the_jcs_form_of_its_event_and_reads_back_as_the_same_event(da
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), WITH_NUMBERS, max_size=5))
 def test_an_input_is_in_its_jcs_form_whatever_its_numbers_and_names(value):
-    assert canonical_input(value) == canonical(value)
+    assert canonical_input(value) == rfc8785.dumps(doubles(value))
+
+
+def doubles(value):
+    """The same value with its numbers as ECMAScript has them."""
+    if isinstance(value, dict):
+        return {name: doubles(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [doubles(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def test_an_input_of_other_mappings_and_sequences_is_written_like_one_of_dicts_and_lists():
+    value = MappingProxyType({"b": (Decimal("1.5"), MappingProxyType({"c": ()})), "a": None})
+    assert canonical_input(value) == b'{"a":null,"b":[1.5,{"c":[]}]}'
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity"), b"bytes", {1, 2}, "\ud800", {"x": "\ud800"}])
+def test_an_input_that_is_not_json_is_refused(value):
+    with pytest.raises(EventInvalidError, match="not strict JSON"):
+        canonical_input({"arguments": {"x": value}})
+
+
+def test_an_input_may_hold_many_lists_but_not_deep_ones():
+    wide = {"lists": [["[", "{"]] * (2 * MAX_INPUT_DEPTH), "brackets": "[" * 100}
+    assert canonical_input(wide) == rfc8785.dumps(wide)
+    assert canonical_input(nested(MAX_INPUT_DEPTH - 1, "x")) == rfc8785.dumps(nested(MAX_INPUT_DEPTH - 1, "x"))
+    with pytest.raises(EventInvalidError):
+        canonical_input(nested(MAX_INPUT_DEPTH, "x"))
 
 
 def test_arguments_as_deep_as_they_may_be_fit_into_an_input():
