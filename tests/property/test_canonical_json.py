@@ -92,6 +92,27 @@ def test_what_has_two_readings_or_no_bound_is_refused(document: str, says: str) 
         parse_object(document)
 
 
+def test_a_refusal_names_what_was_read_and_nothing_that_was_read_before():
+    for what in ("arguments", "parameters", "value"):
+        with pytest.raises(ArgumentsInvalidError, match=f"^{what}: a number beyond"):
+            parse_object('{"a":9007199254740992}', what=what)
+
+
+@pytest.mark.parametrize("count", [4095, 4096])
+@pytest.mark.parametrize("value", ["1", '""', "{}", "[]"])
+def test_as_many_values_are_taken_as_the_bound_says(count: int, value: str):
+    # The object, its one name and the array count as well.
+    text = '{"a":[' + ",".join([value] * (count - 3)) + "]}"
+    parse_object(text)
+    with pytest.raises(ArgumentsInvalidError, match="more than 4096 values"):
+        parse_object(text.removesuffix("]}") + f",{value}" * (4097 - count) + "]}")
+
+
+@pytest.mark.parametrize("token", ["0", "7", "999999999999999", "1000000000000000", "9007199254740991"])
+def test_an_integer_is_read_as_it_stands(token: str):
+    assert str(parse_object('{"a":' + token + "}")["a"]) == token
+
+
 @pytest.mark.parametrize(
     ("token", "integer"), [("1", True), ("-0", True), ("1.0", False), ("1e2", False), ("0.1", False)]
 )

@@ -57,6 +57,22 @@ def test_inv_02_an_ill_typed_request_denies():
     assert refused.errors == ("The request does not fit the schema of this policy set.",)
 
 
+def test_inv_02_where_nothing_is_read_what_the_set_does_not_know_is_denied_all_the_same():
+    policy = load_files(with_cedar(GET))
+    question = asking(policy, "orders.get", {"order_id": ORDER})
+    assert question.call is not None
+    assert isinstance(policy.evaluate(question), Permitted)
+    tool = replace(question.call.tool, name="orders.forget")
+    for unknown in (
+        replace(question, call=replace(question.call, tool=tool)),
+        replace(question, call=replace(question.call, target_groups=frozenset({"nobody-named-it"}))),
+        replace(question, task=replace(question.task, task_type="Remove")),
+        replace(question, budget={}),
+    ):
+        assert isinstance(policy.evaluate(unknown), Refused), unknown
+        assert isinstance(policy.evaluate(question), Permitted)
+
+
 def test_inv_02_ill_typed_parties_are_refused():
     policy = load_files(with_cedar(GET))
     parties = parties_of(policy.catalog, asking(policy, "orders.get", {"order_id": ORDER}))

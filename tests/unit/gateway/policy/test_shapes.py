@@ -1,5 +1,6 @@
 """What policy sees of a shape, and what it may find absent."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 from stepgrant_gateway.policy.shapes import Field, Kind, Shape, opened
@@ -16,6 +17,12 @@ def test_policy_sees_what_cedar_can_hold():
     assert not Shape(Kind.ARRAY).seen
     assert not Shape(Kind.ARRAY, items=Shape(Kind.STRING, nullable=True)).seen
     assert not Shape(Kind.ARRAY, items=Shape(Kind.UNION)).seen
+
+
+def test_what_is_seen_follows_a_shape_that_is_made_of_another():
+    assert not replace(TEXT, hidden=True).seen
+    assert not replace(Shape(Kind.ARRAY, items=TEXT), items=None).seen
+    assert replace(Shape(Kind.ANY), kind=Kind.BOOLEAN).seen
 
 
 def test_a_member_is_optional_when_policy_may_find_it_absent():
