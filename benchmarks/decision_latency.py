@@ -31,6 +31,7 @@ from duels import duel
 from effort import FULL, IN_FLIGHT, QUICK, Effort
 from figures import Duel, Findings
 from rig import Rig, running
+from wakes import late_us
 
 
 def main() -> int:
@@ -47,7 +48,7 @@ def main() -> int:
         parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="sg-") as directory:
-        synced = sync_us(Path(directory))
+        synced, late = sync_us(Path(directory)), late_us()
         found = asyncio.run(measured(Path(directory), chosen, QUICK if arguments.quick else FULL))
     report = {
         **found.document(),
@@ -55,6 +56,7 @@ def main() -> int:
             "processors": os.cpu_count(),
             "load": [round(load, 2), round(os.getloadavg()[0], 2)],
             "sync_us": synced,
+            "wakes_late_us": [late, late_us()],
             "python": platform.python_version(),
             "shared": "what else ran on this machine is in the figures; compare ratios, and their quartiles",
         },
@@ -125,8 +127,10 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"{name:28}{value:10}" for name, value in report["counts"].items()]
     machine = report["machine"]
     load = " and ".join(str(value) for value in machine["load"])
+    late = " and ".join(f"{one['p50']} (p99 {one['p99']})" for one in machine["wakes_late_us"])
     lines.append(
-        f"{machine['processors']} processors, load {load} before and after, {machine['sync_us']} us a sync: {machine['shared']}."
+        f"{machine['processors']} processors, load {load} before and after, {machine['sync_us']} us a sync. Who slept wakes"
+        f" {late} us late, before and after, with nothing of ours running: {machine['shared']}."
     )
     return "\n".join(lines)
 

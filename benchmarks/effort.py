@@ -38,8 +38,8 @@ FULL: Final = Effort(
     ends=300,
     hard_ends=50,
     idle_streams=10_000,
-    fair_turns=6,
-    fair_seconds=8.0,
+    fair_turns=10,
+    fair_seconds=6.0,
     policies=(10, 1_000, 10_000, 100_000),
 )
 QUICK: Final = Effort(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from children import Child
 from effort import Effort
-from figures import Duel, Findings, percentile
+from figures import Duel, Findings, p99
 from rig import SUPPORT, Rig, running
 
 from stepgrant_gateway.app.auditing import read_all, verify_ledger
@@ -50,7 +50,8 @@ class Book:
 
 async def measure(directory: Path, effort: Effort) -> Findings:
     """Turns with the flood and turns without it; then every book is held against the ledger."""
-    found, duel, floods = Findings(), Duel(), list[float]()
+    found, floods = Findings(), list[float]()
+    flooded, calm = list[list[float]](), list[list[float]]()
     async with running(directory, limits=LIMITS, agents=(*AGENTS, FLOODER)) as rig:
         sockets = rig.trust.said["sockets"]
         share = len(AGENTS) // PROCESSES
@@ -65,11 +66,11 @@ async def measure(directory: Path, effort: Effort) -> Findings:
                 for flooding in (True, False) if turn % 2 else (False, True):
                     if flooding:
                         flooder.tell({"flood": True})
-                        duel.ours.append(await _turn(crews, effort.fair_seconds))
+                        flooded.append(await _turn(crews, effort.fair_seconds))
                         said = await flooder.ask({"flood": False})
                         floods.append(said["answered"] / said["seconds"])
                     else:
-                        duel.theirs.append(await _turn(crews, effort.fair_seconds))
+                        calm.append(await _turn(crews, effort.fair_seconds))
             ten, eleventh = Book(), Book()
             for crew in crews:
                 ten.add(await crew.ask({"book": True}))
@@ -78,10 +79,8 @@ async def measure(directory: Path, effort: Effort) -> Findings:
         check(ledger_events(rig), (ten, eleventh))
     if ten.denied:
         raise UnfairError(f"the ten were denied: {dict(ten.denied)}")
-    found.duels["fairness_p50"] = duel
-    found.ratios["fairness_p99"] = median(
-        percentile(flooded, 0.99) / percentile(calm, 0.99) for flooded, calm in zip(duel.ours, duel.theirs, strict=True)
-    )
+    found.duels["fairness_p50"] = Duel(flooded, calm)
+    found.duels["fairness_p99"] = Duel(flooded, calm, of=p99)
     found.counts["flood_declares_per_s"] = median(floods)
     found.counts["flood_denied"] = eleventh.denied.total()
     found.counts["fair_steps"] = len(ten.granted)

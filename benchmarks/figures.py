@@ -1,32 +1,33 @@
-"""Two contestants in turns: medians, their ratio turn by turn, and how far the turns lie apart."""
+"""Two contestants in turns: what is typical of each, its ratio turn by turn, and how far the turns lie apart."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(slots=True)
 class Duel:
-    """Seconds that each of two contestants took, one list a turn. Neighbouring turns share whatever else the machine does."""
+    """Seconds that each of two contestants took, one list a turn. Neighbouring turns share whatever else the machine does.
+
+    `of` is what is compared of one turn, by default the median.
+    """
 
     ours: list[list[float]] = field(default_factory=list)
     theirs: list[list[float]] = field(default_factory=list)
+    of: Callable[[Sequence[float]], float] = statistics.median
 
     @property
     def ratio(self) -> float:
-        """The median, over the turns, of our median over theirs."""
+        """The median, over the turns, of ours over theirs: one bad turn is not the figure, nor is one good one."""
         return statistics.median(self.ratios)
 
     @property
     def ratios(self) -> list[float]:
-        """One ratio of medians for each turn."""
-        return [
-            statistics.median(mine) / statistics.median(other)
-            for mine, other in zip(self.ours, self.theirs, strict=True)
-        ]
+        """One for each turn."""
+        return [self.of(mine) / self.of(other) for mine, other in zip(self.ours, self.theirs, strict=True)]
 
     def summary(self) -> dict[str, Any]:
         """What `--json` prints of it: times in microseconds."""
@@ -58,6 +59,11 @@ def spread(seconds: Sequence[float]) -> dict[str, Any]:
         "max": round(every[-1]),
         "samples": len(every),
     }
+
+
+def p99(values: Sequence[float]) -> float:
+    """The value that 99 of 100 do not exceed."""
+    return percentile(values, 0.99)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.figures import Duel, quartiles
+from benchmarks.figures import Duel, p99, quartiles
 
 
 def test_a_slow_moment_of_the_machine_that_hits_both_leaves_the_ratio_as_it_is():
@@ -17,6 +17,13 @@ def test_the_summary_is_in_microseconds_and_says_how_far_the_turns_lie_apart():
     assert summary["ratio"] == 2.0
     assert summary["ratio_quartiles"] == [1.5, 2.5]
     assert summary["ours_us"] == {"p50": 2000, "quartiles": [1500, 2500], "p99": 3000, "max": 3000, "samples": 3}
+
+
+def test_one_bad_turn_is_not_the_ratio_of_what_is_rare():
+    calm = [[0.001] * 98 + [0.002] * 2] * 5
+    flooded = [*calm[:4], [0.001] * 98 + [0.9] * 2]
+    duel = Duel(flooded, calm, of=p99)
+    assert (duel.ratio, duel.ratios[-1]) == (1.0, 450.0)
 
 
 def test_turns_that_do_not_match_are_no_duel():
