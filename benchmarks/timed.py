@@ -39,10 +39,10 @@ SEAMS: Final[tuple[tuple[Any, str, str, str], ...]] = (
     (granting, "intent_digest", "", "the digest of the intent"),
     (LoadedPolicySet, "evaluate", "what the decision sees: state, locks, budgets", "the policy: index, request, Cedar"),
     (Recorder, "record", "terms, grant, state, the event", "given to the ledger"),
+    (GrantMinter, "mint", "the claims", "the signature"),
     (ChainWriter, "write", "until the ledger's thread has it", ""),
     (SqliteLedger, "append", "chaining and sealing", "the commit, synced"),
     (Recorder, "_written", "until the loop hears of it", ""),
-    (GrantMinter, "mint", "until its task goes on", "minting: claims and signature"),
     (Outbox, "put", "the answer, as a message", ""),
 )
 """In the order of a decision: what is called, and what has taken place before it and in it."""
