@@ -37,6 +37,7 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 _STRINGS: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Strings, also one that never ends: else each quote inside it would be tried as a beginning, in quadratic time."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_WHOLE: Final = Decimal(0)
 _ALIKE: Final = (Decimal("0.001"), Decimal(10**15))
 """Between these Python and ECMAScript write a double alike: without an exponent."""
 
@@ -135,7 +136,7 @@ def digest(value: Json) -> bytes:
 
 def is_integer(value: Decimal) -> bool:
     """True for a number written without fraction and exponent, which is what an integer of a schema must be."""
-    return value.as_tuple().exponent == 0
+    return value.same_quantum(_WHOLE)
 
 
 @lru_cache(maxsize=16)
