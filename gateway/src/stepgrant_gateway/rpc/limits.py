@@ -46,9 +46,8 @@ RETRY_AFTER: Final = timedelta(milliseconds=50)
 
 AT_ONCE: Final = 32
 """Declares and renewals of one identity that are worked on at once: as many as fill a group of the ledger's."""
-STANDS_BACK: Final = 16
-"""Rounds of the event loop that pass before a stream whose request was refused for its rate is read again: a decision takes
-about half as many from its message to its answer, so that no refusal is in its way twice."""
+STANDS_BACK: Final = timedelta(milliseconds=50)
+"""How long at most a stream is not read that was told when to come back, and asks again before: its reports wait as well."""
 AT_WORK: Final = timedelta(seconds=1)
 """For how long after its last Declare an identity counts among those that share."""
 MAX_IDENTITIES: Final = 16_384

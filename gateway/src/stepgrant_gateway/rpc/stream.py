@@ -78,6 +78,7 @@ class TaskStream:
         self._waiting = 0
         self._when_answered: Callable[[], None] | None = None
         self._closing = False
+        self._wait_until: timedelta | None = None
 
     def greet(self) -> None:
         """Says the challenge, and starts the time that the agent has for its answer."""
@@ -170,32 +171,46 @@ class TaskStream:
             if message.WhichOneof("message") == "close":
                 self._close(expected, message.close)
                 return
-            if not self._start(expected, message):
-                # What else there is to do comes before the next message of a stream that asks too often.
-                for _ in range(STANDS_BACK):
-                    await asyncio.sleep(0)
+            wait = self._start(expected, message)
+            if wait is not None:
+                await self._stand_back(wait)
             expected += 1
 
-    def _start(self, number: int, message: agent_pb2.AgentMessage) -> bool:
+    def _start(self, number: int, message: agent_pb2.AgentMessage) -> timedelta | None:
         """Lets a request be handled while the next ones are read: a Declare that waits for the disk blocks no Report.
 
-        False if it was put off: this workload asks too often.
+        The time that this workload was told to wait, if it was put off: it asks too often.
         """
         lease = self._leased()
         match message.WhichOneof("message"):
             case "declare":
-                if self._too_often(number, message.declare.step_id):
-                    return False
+                wait = self._too_often(number, message.declare.step_id)
+                if wait is not None:
+                    return wait
                 self._declare(lease, number, message.declare)
             case "renew":
-                if self._too_often(number, message.renew.step_id):
-                    return False
+                wait = self._too_often(number, message.renew.step_id)
+                if wait is not None:
+                    return wait
                 self._renew(lease, number, message.renew)
             case "report":
                 self._report(lease, number, message.report)
             case _:
                 raise ProtocolError("a stream opens one task, and it is open")
-        return True
+        return None
+
+    async def _stand_back(self, wait: timedelta) -> None:
+        """Whoever asks again and again is not read before it may: to be refused costs the others something, too."""
+        now, waited = self._clock.monotonic(), self._wait_until
+        self._wait_until = now + wait
+        if waited is None or now >= waited + wait:
+            return  # It is told for the first time, or has waited for longer than it had to.
+        passed = asyncio.Event()
+        timer = self._clock.call_at(now + min(wait, STANDS_BACK), passed.set)
+        try:
+            await passed.wait()
+        finally:
+            timer.cancel()
 
     def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
         """Decided here and now, if it is this workload's turn: only the answer waits for the ledger."""
@@ -292,16 +307,16 @@ class TaskStream:
         else:
             self._last(message)
 
-    def _too_often(self, number: int, step_id: str) -> bool:
-        """True, and answered, if this workload declares faster than it may: what it asks is not even looked at."""
+    def _too_often(self, number: int, step_id: str) -> timedelta | None:
+        """How long it has to wait, and answered, if this workload declares faster than it may: nobody looks what it asks."""
         wait = self._patience()
         if wait is None:
-            return False
+            return None
         step_id = wire.ulid_field(step_id, "step_id")
         reason = "this workload declares and renews faster than it may"
         denial = Denial(DenialCode.OVERLOADED, reason, "wait, then ask again", step_id=step_id, retry_after=wait)
         self._answer(number, denial)
-        return True
+        return wait
 
     def _busy(self, step_id: str) -> Denial | None:
         if self._waiting < MAX_WAITING:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import pytest
+
 from stepgrant.errors import TaskClosedError
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
@@ -83,12 +85,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_stream_that_asks_too_often_is_read_after_all_else_there_is_to_do():
-    """INV-11 and design 6, Load: also to be refused costs the others something, so it comes last."""
+@pytest.mark.parametrize("told", [timedelta(milliseconds=5), timedelta(seconds=1)])
+async def test_a_stream_that_asks_again_before_it_may_is_not_read_before_it_may(told: timedelta):
+    """INV-11 and design 6, Load: also to be refused costs the others something. At first it is only told."""
     tasks, clock = FakeTasks(), ManualClock()
     speaker = Speaker(GATEWAY_ID, INSTANCE, LIMITS)
-    patience = timedelta(milliseconds=5)
-    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, clock, NONCE, lambda: patience, Turns(clock))
+    stream = TaskStream(Caller(AGENT, {}), tasks, speaker, clock, NONCE, lambda: told, Turns(clock))
     sent = [agent_pb2.AgentMessage(request=1, open=opening(NONCE))]
     sent += [agent_pb2.AgentMessage(request=number, declare=declaring()) for number in range(2, 100)]
     waiting = iter(sent)
@@ -101,9 +103,11 @@ async def test_a_stream_that_asks_too_often_is_read_after_all_else_there_is_to_d
 
     listening = asyncio.get_running_loop().create_task(stream.listen(read))
     await asyncio.wait_for(tasks.leased.wait(), 5)
-    before = taken
-    for _ in range(4 * STANDS_BACK):
-        await asyncio.sleep(0)
-
-    assert 2 <= taken - before <= 5
+    await settle()
+    refused = 2
+    assert taken == 1 + refused
+    for more in range(1, 4):
+        clock.advance(min(told, STANDS_BACK))
+        await settle()
+        assert taken == 1 + refused + more
     listening.cancel()
