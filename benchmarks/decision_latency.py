@@ -26,7 +26,7 @@ import many_policies
 import refusals
 import streams
 import whole_steps
-from disk import recorded, sync_us
+from disk import sync_us
 from duels import duel
 from effort import FULL, IN_FLIGHT, QUICK, Effort
 from figures import Duel, Findings
@@ -82,7 +82,7 @@ async def decisions(directory: Path, effort: Effort) -> Findings:
         echo = bare.said["listening"]
         duels = {
             "stream_p50": await on_streams(rig, echo, effort.turns, effort.steps, workers=1),
-            "stream_p50_recorded": await on_recorded_streams(rig, echo, effort),
+            "floor_p50": await under_streams(rig, echo, effort),
             "stream_p50_16": await on_streams(rig, echo, effort.turns, effort.crowded, workers=IN_FLIGHT),
             "step_p50": await on_whole_steps(rig, orders.said["listening"], echo, effort),
         }
@@ -95,11 +95,10 @@ async def on_streams(rig: Rig, echo: str, turns: int, steps: int, *, workers: in
         return await duel(ours, theirs, turns=turns, steps=steps, workers=workers)
 
 
-async def on_recorded_streams(rig: Rig, echo: str, effort: Effort) -> Duel:
-    """`Declare` -> `Granted` against a bare stream and one durable commit: what is ours, whatever the disk does."""
-    async with streams.contestants(rig, echo) as (ours, bare):
-        with recorded(bare, rig.directory) as theirs:
-            return await duel(ours, theirs, turns=effort.turns, steps=effort.steps, workers=1)
+async def under_streams(rig: Rig, echo: str, effort: Effort) -> Duel:
+    """What Cedar, a signature and a commit take at least (`echo.Floor`), against the bare stream."""
+    async with streams.contestants(rig, echo) as (ours, bare), streams.floor(rig, echo, ours.sizes) as floor:
+        return await duel(floor, bare, turns=effort.turns, steps=effort.steps, workers=1)
 
 
 async def on_whole_steps(rig: Rig, orders: str, echo: str, effort: Effort) -> Duel:

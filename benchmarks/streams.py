@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import grpc
-from echo import SIZE_BYTES, STREAM
+from echo import FLOOR, SIZE_BYTES, STREAM
 from rig import ECHO, GATEWAY, SUPPORT, Rig, channel
 
 from stepgrant.dpop import InstanceKey, open_message
@@ -148,6 +148,20 @@ async def contestants(rig: Rig, echo: str) -> AsyncIterator[tuple[GatewaySteps, 
             yield ours, theirs
         finally:
             bare.end()
+
+
+@asynccontextmanager
+async def floor(rig: Rig, echo: str, sizes: tuple[int, int, int, int]) -> AsyncIterator[EchoSteps]:
+    """The floor under a decision (`echo.Floor`), warm."""
+    async with channel(rig, echo, ECHO) as to_echo:
+        conversation = Conversation(to_echo.stream_stream(FLOOR)(), lambda _, heard: heard)
+        try:
+            steps = EchoSteps(conversation, sizes)
+            for _ in range(WARM_UP):
+                await steps.step()
+            yield steps
+        finally:
+            conversation.end()
 
 
 @asynccontextmanager
