@@ -67,15 +67,19 @@ class Talker:
         assert what != "denied" or message.denied.code != "overloaded" or message.denied.retry_after_ms > 0
         self.answers[message.denied.code if what == "denied" else str(what)] += bool(message.reply_to)
 
+    def ask(self, count: int) -> None:
+        """So many declares under fresh ids, on their way to the gateway."""
+        for _ in range(count):
+            self.number += 1
+            step_id = ulid(self.built.clock.now(), self.number.to_bytes(10, "big"))
+            self.asked.put_nowait(agent_pb2.AgentMessage(request=self.number, declare=declaring(step_id)))
+
     async def declare(self, count: int) -> None:
-        """So many declares under fresh ids, a window of them at a time, each answered."""
-        for _ in range(0, count, WINDOW):
-            for _ in range(min(WINDOW, count)):
-                self.number += 1
-                step_id = ulid(self.built.clock.now(), self.number.to_bytes(10, "big"))
-                self.asked.put_nowait(agent_pb2.AgentMessage(request=self.number, declare=declaring(step_id)))
+        """So many declares, a window of them at a time, each answered."""
+        for begun in range(0, count, WINDOW):
+            self.ask(min(WINDOW, count - begun))
             answered = self.answers.total()
-            while self.answers.total() < answered + min(WINDOW, count):
+            while self.answers.total() < answered + min(WINDOW, count - begun):
                 await self.hear()
 
 
@@ -88,15 +92,30 @@ async def test_sm_11_a_flood_of_declares_costs_its_own_identity_and_nobody_else(
         for talker in (flooding, quiet):
             while not talker.answers["opened"]:
                 await talker.hear()
-        for _ in range(0, flood, 3_200):
-            await flooding.declare(3_200)
+        await flooding.declare(DECLARE_RATE.burst)
+        flooding.ask(flood)
+        for _ in range(10):
             await quiet.declare(1)
+        for _ in range(2):
+            await flooding.hear()
 
         looked_at = flooding.answers["granted"] + flooding.answers["limit_exceeded"]
         assert flooding.answers["granted"] == MAX_LIVE_STEPS
         assert looked_at == DECLARE_RATE.burst
-        assert flooding.answers["overloaded"] >= flood - DECLARE_RATE.burst
-        assert quiet.answers["granted"] == quiet.answers.total() - 1 == -(-flood // 3_200)
+        # It is told so once and again. From then on it is not even read, but as time passes.
+        assert (flooding.answers["overloaded"], flooding.asked.qsize()) == (2, flood - 2)
+        for passed in range(1, 10):
+            built.clock.advance(timedelta(seconds=1) / DECLARE_RATE.per_second)
+            await flooding.hear()
+            await flooding.hear()
+            assert (
+                flooding.answers["limit_exceeded"] + MAX_LIVE_STEPS - looked_at,
+                flooding.answers["overloaded"],
+            ) == (
+                passed,
+                2 + passed,
+            )
+        assert quiet.answers["granted"] == quiet.answers.total() - 1 == 10
         assert len(store.inner.read(built.instance, 0, flood)) < DECLARE_RATE.burst + 100
         for talker in (flooding, quiet):
             talker.listening.cancel()
