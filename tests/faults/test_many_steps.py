@@ -108,13 +108,8 @@ async def test_sm_11_a_flood_of_declares_costs_its_own_identity_and_nobody_else(
             built.clock.advance(timedelta(seconds=1) / DECLARE_RATE.per_second)
             await flooding.hear()
             await flooding.hear()
-            assert (
-                flooding.answers["limit_exceeded"] + MAX_LIVE_STEPS - looked_at,
-                flooding.answers["overloaded"],
-            ) == (
-                passed,
-                2 + passed,
-            )
+            assert flooding.answers["limit_exceeded"] == looked_at - MAX_LIVE_STEPS + passed
+            assert flooding.answers["overloaded"] == 2 + passed
         assert quiet.answers["granted"] == quiet.answers.total() - 1 == 10
         assert len(store.inner.read(built.instance, 0, flood)) < DECLARE_RATE.burst + 100
         for talker in (flooding, quiet):
