@@ -29,7 +29,7 @@ async def work(built: Heart, rounds: int) -> None:
         redemption = ulid(built.clock.now(), built.entropy(10))
         assert (await built.redeeming.redeem(ORDERS, ORDERS, step.grant_id, redemption)).accepted
         await built.redeeming.attest(ORDERS, ORDERS, step.grant_id, Outcome.COMPLETED, None)
-        await lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
+        lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
         renewed = await built.granted(lease, "orders.search", {"query": "jo"})
         await lease.renew(renewed.step_id)
         assert isinstance(await lease.declare(built.intent("mail.send", {})), Denial)
