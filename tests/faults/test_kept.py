@@ -39,7 +39,7 @@ async def work(built: Heart, rounds: int) -> None:
         if number % 4 == 1:
             lease.lost("stream_lost", "the stream ended.")
         else:
-            await lease.close(Outcome.COMPLETED)
+            lease.close(Outcome.COMPLETED)
         built.pushed.clear()
         built.clock.advance(APART)
         built.feed.heartbeat()
