@@ -140,14 +140,12 @@ async def _worker(rig: Rig, orders_at: str, number: int, pace: Pace, book: Book)
 
 async def _incidents(rig: Rig, book: Book) -> None:
     """A step at a time that an operator's lock ends."""
-    async with (
-        stepgrant.connect(rig.gateway, GATEWAY, rig.identity_of(LOCKED)) as client,
-        channel(rig, rig.gateway, GATEWAY, identity=OPERATOR) as to_operator,
-    ):
-        operator = operator_pb2_grpc.OperatorStub(to_operator)
+    async with stepgrant.connect(rig.gateway, GATEWAY, rig.identity_of(LOCKED)) as client:
         while True:
             await asyncio.sleep(LOCK_EVERY_SECONDS)
-            await _noted("lock", _incident(client, operator), book)
+            # A channel shows one SVID for as long as it lives, and an operator works for longer than that.
+            async with channel(rig, rig.gateway, GATEWAY, identity=OPERATOR) as to_operator:
+                await _noted("lock", _incident(client, operator_pb2_grpc.OperatorStub(to_operator)), book)
 
 
 async def _incident(client: Client, operator: Any) -> None:
@@ -178,6 +176,10 @@ async def _noted(name: str, one: Awaitable[None], book: Book) -> None:
     try:
         await one
     except (stepgrant.StepgrantError, grpc.aio.AioRpcError, RuntimeError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # It failed on its way out, and the work is over all the same.
+            raise asyncio.CancelledError from error
         book.failures[_ULID.sub("...", f"{name}: {type(error).__name__}: {error}")[:FAILURE]] += 1
         return
     book.rounds[name] += 1
