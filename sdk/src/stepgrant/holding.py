@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 from stepgrant.answers import Opened
+from stepgrant.errors import IdentityUnavailableError
 from stepgrant.session import Ends, GetToken, Session
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class Holder:
     instance_key: InstanceKey = field(repr=False)
     loop: asyncio.AbstractEventLoop = field(repr=False)
     source: IdentitySource = field(repr=False)
+
+    def outdated(self) -> bool:
+        """True if the source has another identity by now."""
+        try:
+            return self.source.current().leaf_sha256 != self.identity.leaf_sha256
+        except IdentityUnavailableError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

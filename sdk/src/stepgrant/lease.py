@@ -15,7 +15,6 @@ from stepgrant.errors import (
     DenialCode,
     Denied,
     GatewayUnavailableError,
-    IdentityUnavailableError,
     NobodyListensError,
     StepgrantError,
     TaskClosedError,
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
 
 TAKEN_OVER: Final = "taken_over"
 """The code that the gateway closes a stream with when another one has its task."""
+CLOSED: Final = "the task is over; open a new one"
 LAST_WORDS: Final = timedelta(seconds=5)
-"""How long the end of a stream that was taken over is awaited, so that what it says of steps is heard."""
+"""How long the end of a stream is awaited that was taken over, so that what it says of steps is heard, or closed."""
 SOONEST_LOOK: Final = timedelta(seconds=1)
 """Least time between two looks at whether there is a newer identity; whoever brings one says so besides."""
 
@@ -142,6 +142,9 @@ class Lease:
                 await asyncio.wait(self._background)
             if self._over is None and self._lost is None:
                 await self._ask("close", close_message(failed=failed), "", (Closed,))
+                self._finish(TaskClosedError(CLOSED))
+                # A call that is cancelled before its status comes leaves some bytes at the gateway for good (grpc issue 43360).
+                await self._hold.session.gone(LAST_WORDS)
         except StepgrantError as error:
             _log.warning("The task was not closed in order, its stream ends all the same: %s", error)
         finally:
@@ -149,7 +152,7 @@ class Lease:
 
     def abandon(self) -> None:
         """Ends the stream at once, and with it all that lives on it."""
-        self._finish(TaskClosedError("the task is over; open a new one"))
+        self._finish(TaskClosedError(CLOSED))
         self._stop_moving()
         self._hold.session.abandon()
         self._hold.release()
@@ -163,7 +166,7 @@ class Lease:
 
     def look_for_identity(self) -> None:
         """Moves the task if there is a newer identity than its stream came with. For whoever hears of one."""
-        if self._over is None and self._newer_identity():
+        if self._over is None and self._hold.holder.outdated():
             self._move_soon()
 
     async def _ask_patiently(self, kind: str, message: Any, step_id: str) -> tuple[Grant | Denial, Holder]:
@@ -221,13 +224,6 @@ class Lease:
         self.look_for_identity()
         self._look_later()
 
-    def _newer_identity(self) -> bool:
-        holder = self._hold.holder
-        try:
-            return holder.source.current().leaf_sha256 != holder.identity.leaf_sha256
-        except IdentityUnavailableError:
-            return False
-
     def _stream_over(self, session: Session) -> None:
         """Called by a session as it ends: the one that has the task, or one that had it."""
         error = session.over
@@ -267,7 +263,7 @@ class Lease:
 
     async def _move(self) -> None:
         """Until the task is on a live stream with the newest identity, or nothing can be done for it."""
-        while self._over is None and (self._lost is not None or self._newer_identity()):
+        while self._over is None and (self._lost is not None or self._hold.holder.outdated()):
             try:
                 await self._switch()
                 self._pauses.begin_anew()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
 
 from stepgrant import blocking
@@ -297,3 +298,11 @@ async def test_a_client_that_is_closed_takes_no_task_up_and_nobody_waits_for_tha
         with pytest.raises(GatewayUnavailableError, match=r"the client is closed|was cut"):
             async with asyncio.timeout(5):
                 await enter(task.step("orders.get"))
+
+
+async def test_ds_09_the_stream_of_a_closed_task_ends_with_its_status_and_is_not_cancelled(gateway):
+    """A cancelled one costs the gateway some bytes for good (grpc issue 43360)."""
+    async with gateway.client() as client:
+        async with client.task("Refund") as task:
+            call = task._lease._hold.session._call
+        assert await call.code() is grpc.StatusCode.OK
