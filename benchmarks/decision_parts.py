@@ -63,7 +63,7 @@ async def measured(directory: Path, steps: int) -> dict[str, Any]:
             theirs += [await echo.step() for _ in range(TURN)]
         parts = (await rig.server.ask({}))["parts"]
     echo_us = round(statistics.median(theirs) * 1e6, 1)
-    transport = {"name": "gRPC, TLS, both processes: what an echo takes", "us": echo_us}
+    transport = {"name": "gRPC, TLS, both processes: an echo", "us": echo_us}
     return {
         "parts": [transport, *parts],
         "total_us": round(statistics.median(ours) * 1e6, 1),
