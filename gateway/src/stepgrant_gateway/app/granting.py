@@ -302,12 +302,12 @@ class Granting:
                     if course is not None:
                         course.recorded = self._clock.monotonic()
                 concluded = conclude(lost)
-            except Exception as failure:  # noqa: BLE001 - whoever waits for the answer has to hear of it
+                if course is not None:
+                    context.run(self._observe, course, concluded)
+            except Exception as failure:  # noqa: BLE001 - whoever waits has to hear of it, and others hear of the ledger after this
                 answer.set_exception(failure)
-                return
-            if course is not None:
-                context.run(self._observe, course, concluded)
-            answer.set_result(concluded)
+            else:
+                answer.set_result(concluded)
 
         receipt.then(recorded)
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -41,6 +42,26 @@ async def test_each_decision_is_heard_once_with_its_boundary_its_code_and_its_st
     assert course.recorded is not None
     assert course.began <= course.decided <= course.recorded <= answered
     assert (course.task_id, course.step_id) == (lease.opened.task_id, granted.step_id)
+
+
+async def test_an_observer_that_fails_costs_the_answer_that_it_saw_and_nobody_elses(monkeypatch):
+    async with heart() as built:
+        lease = await built.open()
+        fails = iter([True])
+        heard = built.heard.decided
+
+        def decided(*seen: object) -> None:
+            if next(fails, False):
+                raise RuntimeError("an exporter fell over")
+            heard(*seen)
+
+        monkeypatch.setattr(built.heard, "decided", decided)
+        # Both in one group of the ledger: the second is heard of after the first.
+        first, second = (lease.declare(built.intent("orders.get", ORDER)) for _ in range(2))
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="exporter"):
+                await first
+            assert (await second).token
 
 
 async def test_a_grants_end_is_counted_by_its_code_and_how_long_it_was_held():
