@@ -60,7 +60,8 @@ async def test_tr_03_of_a_flood_of_calls_that_are_reset_at_once_most_are_refused
         before = len(face.live)
 
     assert set(hostile.resets.values()) == {REFUSED_STREAM}
-    assert before <= 1 + 2
+    # Those that were let in one after the other and are on their way out, and the agent's.
+    assert before < MANY / 1000
 
 
 @pytest.mark.parametrize(
