@@ -193,7 +193,6 @@ class Granting:
 
     def _renew(self, task: Task, step: Step, call: Call, decided: Decided) -> Answer[StepGranted | Denial]:
         old, new = step.held, self._delivery.hold(task, step, call, decided)
-        step.renewing = True
         data = {
             **granted(call, decided.terms, decided.lifetime, grant_id=new.grant_id, decision_id=new.decision_id),
             "superseded": old.grant_id,
@@ -217,6 +216,9 @@ class Granting:
             self._endings.kill_grant(old, "superseded")
             return self._delivery.deliver(task, step, call, new, self._delivery.sign(task, step, call, new))
 
+        step.renewing = (
+            True  # Until it is concluded, which may be at once: whatever failed before must not leave it so.
+        )
         return self._when_durable(receipt, step, now, conclude)
 
     def _bring(self, task: Task, step: Step, call: Call, now: datetime) -> None:
