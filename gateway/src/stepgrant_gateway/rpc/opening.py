@@ -38,6 +38,8 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
         )
     if len(message.instance_key) > MAX_INSTANCE_KEY_BYTES or len(message.signature) != SIGNATURE_BYTES:
         raise ProtocolError("Open.instance_key or Open.signature is not of its size")
+    if message.assignment:
+        raise ProtocolError("this gateway knows no assignments: leave Open.assignment out")
     task_type = wire.bounded(message.task_type, 128, "Open.task_type", least=1)
     purpose = wire.bounded(message.purpose, MAX_TEXT, "Open.purpose")
     signed = open_message(speaker.gateway_id, nonce, peer.certificate_sha256)

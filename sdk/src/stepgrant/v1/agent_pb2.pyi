@@ -183,6 +183,7 @@ class Open(_message.Message):
     INSTANCE_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    ASSIGNMENT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Protocol revision that the agent speaks; now 1, another is refused."""
     task_type: _builtins.str
@@ -201,6 +202,11 @@ class Open(_message.Message):
     """The `resume_token` of the latest `Opened` of a task, 32 bytes: takes that task up again. Everything else must be as it
     was: workload, instance key, task type, parameters. Empty = a new task.
     """
+    assignment: _builtins.bytes
+    """The `ticket` of an assignment (dispatch.proto), 32 bytes: opens the task that a dispatcher assigned to this workload, once.
+    Task type, parameters and purpose must be the assigned ones. Empty = nobody but the agent vouches for them, or a task
+    that is taken up again.
+    """
     def __init__(
         self,
         *,
@@ -211,10 +217,11 @@ class Open(_message.Message):
         instance_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         resume_token: _builtins.bytes = ...,
+        assignment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,8 @@ class TaskSummary(_message.Message):
     LIVE_STEPS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    VOUCHED_BY_FIELD_NUMBER: _builtins.int
+    DISPATCHER_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """ULID, 26 characters."""
     task_type: _builtins.str
@@ -88,6 +90,10 @@ class TaskSummary(_message.Message):
     """Steps that are live now."""
     steps: _builtins.int
     """Steps declared in all."""
+    vouched_by: _builtins.str
+    """Who vouches for task type and parameters: `agent` or `assignment`."""
+    dispatcher: _builtins.str
+    """SPIFFE ID of the dispatcher that assigned it; empty without an assignment."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that the task carries."""
@@ -103,10 +109,12 @@ class TaskSummary(_message.Message):
         live_steps: _builtins.int = ...,
         steps: _builtins.int = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        vouched_by: _builtins.str = ...,
+        dispatcher: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "task_id", b"task_id", "task_type", b"task_type", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatcher", b"dispatcher", "expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "task_id", b"task_id", "task_type", b"task_type", "vouched_by", b"vouched_by", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
