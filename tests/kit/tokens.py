@@ -1,6 +1,6 @@
 """Looking into tokens, unverified: only for tests that look at what was minted."""
 
-from stepgrant.grant import from_base64url
+from stepgrant.compact import from_base64url
 
 
 def payload_of(token: str) -> bytes:

@@ -12,18 +12,11 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stepgrant.compact import JwsSignatureError, base64url, parse_members
 from stepgrant.errors import GrantRefusedError, InvalidInputError, MisuseError, RefusalCode
-from stepgrant.grant import LEEWAY, MAX_GRANT_BYTES, OPEN_TAG, base64url
+from stepgrant.grant import LEEWAY, MAX_GRANT_BYTES, OPEN_TAG
 from stepgrant.jwk import parse_public_der, parse_public_jwk, public_der, public_jwk, thumbprint
-from stepgrant.jws import (
-    JwsSignatureError,
-    parse_jws,
-    parse_members,
-    sign_jws,
-    sign_raw,
-    verify_jws,
-    verify_raw,
-)
+from stepgrant.jws import parse_jws, sign_jws, sign_raw, verify_jws, verify_raw
 
 PROOF_TYPE: Final = "dpop+jwt"
 MAX_PROOF_BYTES: Final = 4096

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from base64 import urlsafe_b64decode
-from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
+from stepgrant.compact import base64url, from_base64url
 from stepgrant.errors import GrantRefusedError, RefusalCode
 
 GRANT_TYPE: Final = "stepgrant+jwt"
@@ -179,20 +178,6 @@ def from_payload(payload: bytes) -> GrantClaims:
     )
 
 
-def base64url(data: bytes) -> str:
-    """Base64url without padding (RFC 7515, section 2)."""
-    return b2a_base64(data, newline=False).translate(_FOR_URLS, b"=").decode("ascii")
-
-
-def from_base64url(text: str) -> bytes:
-    """The bytes of canonical unpadded base64url; raises ValueError for anything else."""
-    data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if base64url(data) != text:
-        raise ValueError("not canonical base64url")
-    return data
-
-
-_FOR_URLS: Final = bytes.maketrans(b"+/", b"-_")
 _CONFIRMATION: Final = {Binding.MTLS: "x5t#S256", Binding.KEY: "jkt"}
 _CLAIMS: Final = frozenset(
     [

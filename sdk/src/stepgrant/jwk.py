@@ -11,8 +11,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
+from stepgrant.compact import base64url, from_base64url
 from stepgrant.errors import InvalidInputError
-from stepgrant.grant import base64url, from_base64url
 
 MAX_PUBLIC_KEY_BYTES: Final = 256
 """DER of a P-256 SubjectPublicKeyInfo takes 91 bytes."""

@@ -10,10 +10,10 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stepgrant.compact import parse_members
 from stepgrant.errors import InvalidInputError, InvalidSvidError
 from stepgrant.feed import MAX_KEYS, AnnouncedKey, Checkpoint, checkpoint_message, key_message
 from stepgrant.jwk import parse_public_jwk
-from stepgrant.jws import parse_members
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.signatures import verify_svid_signature

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.calls import Call
+from stepgrant.compact import JwsHeaderError, JwsMalformedError, JwsSignatureError
 from stepgrant.dpop import ReplayCache, verify_proof
 from stepgrant.errors import (
     ArgumentsInvalidError,
@@ -21,7 +22,7 @@ from stepgrant.errors import (
 from stepgrant.grant import GRANT_TYPE, LEEWAY, MAX_GRANT_BYTES, Binding, GrantClaims, from_payload
 from stepgrant.ids import parse_ulid
 from stepgrant.intent import Json, digest
-from stepgrant.jws import JwsHeaderError, JwsMalformedError, JwsSignatureError, parse_jws, verify_jws
+from stepgrant.jws import parse_jws, verify_jws
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.target import fill_target
 from stepgrant.verify.feed import TrustedFeed

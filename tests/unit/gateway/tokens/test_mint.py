@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from stepgrant.grant import MAX_GRANT_BYTES, from_base64url, from_payload
+from stepgrant.compact import from_base64url
+from stepgrant.grant import MAX_GRANT_BYTES, from_payload
 from stepgrant_gateway.tokens.keys import KEY_LIFETIME, KEY_OVERLAP, NoKeyError
 from stepgrant_gateway.tokens.mint import GrantTooLargeError
 from tests.kit.enforcement import INSTANCE, GatewayDouble
