@@ -177,6 +177,26 @@ class FixedSource:
         self._snapshot = None
 
 
+def look_alike(original: TestAuthority, trust_domain: str, *, identified: bool = True) -> X509Bundle:
+    """What a hostile partner may publish: an authority with the name, and the key identifier, of another one's root."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = original.root.subject
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(EARLY - timedelta(days=1))
+        .not_valid_after(LATE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=False, key_cert_sign=True, crl_sign=True), critical=True)
+    )
+    if identified:
+        builder = _identified(builder, original.root_key, original.root_key)
+    return X509Bundle(trust_domain, (builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER),))
+
+
 def _authority(
     name: str, key: Key, issuer: x509.Certificate | None, issuer_key: Key, not_after: datetime
 ) -> x509.Certificate:

@@ -10,6 +10,7 @@ import grpc
 
 from stepgrant.errors import IdentityUnavailableError
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.spiffe.transport import transport_roots
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class ServerIdentity:
         self._failure: str | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate of the own trust domain and renew themselves.
+        """Credentials that demand a client certificate of a trust domain that is known, and renew themselves.
 
         Raises:
             IdentityUnavailableError: there is no SVID to begin with.
@@ -70,5 +71,5 @@ class ServerIdentity:
 
 def _configuration(snapshot: IdentitySnapshot) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
-        [(snapshot.private_key_pem, snapshot.chain_pem)], snapshot.trust_domain_pem
+        [(snapshot.private_key_pem, snapshot.chain_pem)], transport_roots(snapshot)
     )

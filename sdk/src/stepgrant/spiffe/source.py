@@ -36,12 +36,6 @@ class IdentitySnapshot:
         """The chain as PEM, leaf first."""
         return b"".join(_pem(der) for der in self.chain_der)
 
-    @property
-    def trust_domain_pem(self) -> bytes:
-        """The authorities of the own trust domain as PEM: never empty, since the own SVID verified against them."""
-        bundle = self.bundles.get(self.spiffe_id.trust_domain)
-        return b"" if bundle is None else bundle.pem
-
 
 class IdentitySource(Protocol):
     """Brings the own SVID and the bundles, and keeps them fresh."""

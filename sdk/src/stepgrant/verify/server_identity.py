@@ -8,12 +8,13 @@ from typing import Any
 import grpc
 
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+from stepgrant.spiffe.transport import transport_roots
 
 _log = logging.getLogger(__name__)
 
 
 def server_credentials(identity: IdentitySource) -> grpc.ServerCredentials:
-    """Credentials that demand a client certificate of the own trust domain, and renew themselves from `identity`.
+    """Credentials that demand a client certificate of a trust domain that is known, and renew themselves from `identity`.
 
     gRPC keeps its former certificate when none can be had. That fails open in TLS only: the interceptor verifies each
     call's certificate against the bundles of now, and refuses while there are none.
@@ -42,5 +43,5 @@ def server_credentials(identity: IdentitySource) -> grpc.ServerCredentials:
 
 def _configuration(snapshot: IdentitySnapshot) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
-        [(snapshot.private_key_pem, snapshot.chain_pem)], snapshot.trust_domain_pem
+        [(snapshot.private_key_pem, snapshot.chain_pem)], transport_roots(snapshot)
     )

@@ -13,7 +13,7 @@ from stepgrant.spiffe.source import IdentitySnapshot
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
-from tests.kit.ca import FixedSource, IssuedSvid, TestAuthority, snapshot
+from tests.kit.ca import FixedSource, IssuedSvid, TestAuthority, look_alike, snapshot
 
 
 class Listener:
@@ -88,6 +88,33 @@ async def test_new_connections_are_held_to_the_new_bundle_after_a_rotation() -> 
         assert await listener.call(new.issue("agent/support"), new.bundle().pem) == b"hello"
         with pytest.raises(grpc.aio.AioRpcError):
             await listener.call(old.issue("agent/support"), new.bundle().pem)
+
+
+async def test_a_federated_workload_connects_and_none_of_a_domain_that_is_not_known() -> None:
+    ours, partner, stranger = (
+        TestAuthority(),
+        TestAuthority("partner.test", intermediate=True),
+        TestAuthority("evil.org"),
+    )
+    source = FixedSource(ours.snapshot("gateway", dns=["stepgrant"], federated=[partner.bundle()]))
+    listener = Listener(source)
+    async with listener.serving():
+        await listener.call(partner.issue("agent/support"), ours.bundle().pem)
+        assert str(peer_of(listener, source).spiffe_id) == "spiffe://partner.test/agent/support"
+        with pytest.raises(grpc.aio.AioRpcError):
+            await listener.call(stranger.issue("agent/support"), ours.bundle().pem)
+    assert len(listener.seen) == 1
+
+
+@pytest.mark.parametrize("key_identifiers", [True, False])
+async def test_a_partners_authority_that_looks_like_ours_keeps_nobody_out(key_identifiers: bool) -> None:
+    """INV-11, and who is let in stays our matter: TLS tries one root of a name, and it must be the right one."""
+    ours = TestAuthority()
+    hostile = look_alike(ours, "a.test")
+    listener = Listener(FixedSource(ours.snapshot("gateway", dns=["stepgrant"], federated=[hostile])))
+    async with listener.serving():
+        client = ours.issue("agent/support", key_identifiers=key_identifiers)
+        assert await listener.call(client, ours.bundle().pem) == b"hello"
 
 
 async def test_grpc_fails_open_without_an_identity_and_staleness_says_so() -> None:

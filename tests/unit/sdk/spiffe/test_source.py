@@ -23,7 +23,6 @@ def test_a_snapshot_carries_chain_key_bundles_and_its_end() -> None:
     assert str(snapshot.spiffe_id) == "spiffe://acme.org/agent/support"
     assert snapshot.not_after == START + timedelta(hours=1)
     assert chain_from_pem(snapshot.chain_pem) == svid.chain_der
-    assert snapshot.trust_domain_pem == AUTHORITY.bundle().pem
 
 
 def test_a_snapshot_never_shows_its_key() -> None:
