@@ -41,7 +41,7 @@ def accepted(group: dict[str, Any], token: object) -> bool:
     return False
 
 
-def test_every_invalid_token_is_refused():
+def test_tk_01_every_invalid_token_is_refused():
     invalid = [(group, test) for group, test in cases() if test["result"] == "invalid"]
     assert len(invalid) > 300
     assert [test["tcId"] for group, test in invalid if accepted(group, test["jws"])] == []
@@ -57,6 +57,6 @@ def test_valid_es256_tokens_are_accepted():
     assert [test["tcId"] for group, test in valid if not accepted(group, test["jws"])] == []
 
 
-def test_no_token_of_another_kind_of_key_is_accepted():
+def test_tk_02_no_token_of_another_kind_of_key_is_accepted():
     others = [(group, test) for group, test in cases() if (group.get("public") or {}).get("crv") != "P-256"]
     assert not any(accepted(group, test["jws"]) for group, test in others)

@@ -169,7 +169,7 @@ async def test_inv_6_a_renewal_is_another_grant_of_the_same_step(opened):
     assert renewed.grant_id != first.grant_id
 
 
-async def test_a_step_that_has_ended_is_not_renewed(opened):
+async def test_tk_13_a_step_that_has_ended_is_not_renewed(opened):
     step = new_id()
     await opened.declare(step)
     await opened.say(report=agent_pb2.Report(step_id=step, outcome=DONE))

@@ -1,11 +1,13 @@
 """Compact JWS: what RFC 8725 warns of is refused before any cryptography."""
 
+import hmac
 import json
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA3_256, SHA224, SHA256, SHA384, SHA512
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from stepgrant.compact import (
     JwsHeaderError,
@@ -13,6 +15,8 @@ from stepgrant.compact import (
     JwsSignatureError,
     base64url,
 )
+from stepgrant.errors import InvalidInputError
+from stepgrant.jwk import public_jwk
 from stepgrant.jws import (
     header_segment,
     parse_jws,
@@ -56,9 +60,37 @@ def test_the_parts_do_not_show_in_a_repr():
 @pytest.mark.parametrize(
     "algorithm", ["none", "None", "NONE", "HS256", "RS256", "ES384", "ES256K", "es256", "EdDSA", 1, None]
 )
-def test_any_other_algorithm_is_refused(algorithm):
+def test_tk_01_any_other_algorithm_is_refused(algorithm):
     with pytest.raises(JwsHeaderError, match="alg"):
         parse(raw({"alg": algorithm, **HEADER}))
+
+
+ENCODINGS = {
+    "PEM": KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+    "DER": KEY.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+    "point": KEY.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint),
+    "compressed point": KEY.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint),
+    "OpenSSH": KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH),
+    "JWK": json.dumps(public_jwk(KEY.public_key())).encode(),
+}
+
+
+@pytest.mark.parametrize("secret", ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize("algorithm", ["HS256", "HS512", "ES256"])
+def test_tk_02_a_mac_under_the_public_key_is_no_signature(secret, algorithm):
+    signed = f"{base64url(json.dumps({'alg': algorithm, **HEADER}).encode())}.{PAYLOAD}"
+    for digest in ("sha256", "sha512"):  # the second as long as a signature of ES256
+        token = f"{signed}.{base64url(hmac.digest(secret, signed.encode(), digest))}"
+        with pytest.raises(InvalidInputError, match=r"alg|signature"):
+            verify_jws(parse(token), KEY.public_key())
+
+
+@pytest.mark.parametrize("digest", [SHA224(), SHA384(), SHA512(), SHA3_256()], ids=lambda digest: digest.name)
+def test_tk_03_a_signature_by_another_algorithm_of_the_same_key_is_refused(digest):
+    r, s = decode_dss_signature(KEY.sign(f"{HEAD}.{PAYLOAD}".encode(), ec.ECDSA(digest)))
+    signature = base64url(r.to_bytes(32, "big") + s.to_bytes(32, "big"))
+    with pytest.raises(JwsSignatureError, match="does not verify"):
+        verify_jws(parse(f"{HEAD}.{PAYLOAD}.{signature}"), KEY.public_key())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +109,7 @@ def test_any_other_algorithm_is_refused(algorithm):
     ],
     ids=str,
 )
-def test_a_header_member_that_is_not_ours_is_refused(extra):
+def test_tk_04_a_header_member_that_is_not_ours_is_refused(extra):
     with pytest.raises(JwsHeaderError, match="exactly"):
         parse(raw({"alg": "ES256", **HEADER, **extra}))
 
@@ -115,7 +147,7 @@ def test_what_is_not_three_segments_of_base64url_is_malformed(token):
         parse(token)
 
 
-def test_base64url_that_is_not_canonical_is_malformed():
+def test_tk_06_base64url_that_is_not_canonical_is_malformed():
     last = {"A": "B", "Q": "R", "g": "h", "w": "x"}[SIGNATURE[-1]]
     with pytest.raises(JwsMalformedError, match="canonical"):
         parse(f"{HEAD}.{PAYLOAD}.{SIGNATURE[:-1]}{last}")
@@ -133,12 +165,12 @@ def test_base64url_that_is_not_canonical_is_malformed():
         b"[" * 700,
     ],
 )
-def test_a_header_that_is_no_strict_object_is_malformed(header):
+def test_tk_06_a_header_that_is_no_strict_object_is_malformed(header):
     with pytest.raises(JwsMalformedError):
         parse(raw(header))
 
 
-def test_sizes_are_bounded_before_anything_is_decoded():
+def test_tk_09_sizes_are_bounded_before_anything_is_decoded():
     with pytest.raises(JwsMalformedError, match="more than"):
         parse(TOKEN, max_bytes=len(TOKEN) - 1)
     with pytest.raises(JwsMalformedError, match="header"):
@@ -177,7 +209,10 @@ def test_a_signature_that_is_not_r_and_s_over_the_message_is_refused(signature):
         verify_raw(signature, b"m", KEY.public_key())
 
 
-def test_a_key_of_another_curve_is_refused():
+def test_tk_03_a_key_of_another_curve_is_refused():
+    of_the_same_size = ec.generate_private_key(ec.SECP256K1())
+    with pytest.raises(JwsSignatureError, match="P-256"):
+        verify_raw(sign_raw(b"m", of_the_same_size), b"m", of_the_same_size.public_key())
     with pytest.raises(JwsSignatureError):
         verify_raw(sign_raw(b"m", KEY), b"m", ec.generate_private_key(ec.SECP384R1()).public_key())
     with pytest.raises(JwsSignatureError):

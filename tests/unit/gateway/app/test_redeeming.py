@@ -17,7 +17,7 @@ def redemption(built) -> str:
     return ulid(built.clock.now(), built.entropy(10))
 
 
-async def test_of_many_redemptions_of_one_use_exactly_one_is_accepted() -> None:
+async def test_id_14_of_many_redemptions_of_one_use_exactly_one_is_accepted() -> None:
     """INV-08."""
     async with heart() as built:
         step = await built.granted(await built.open(), "orders.get", ORDER)

@@ -38,7 +38,7 @@ def test_its_svids_verify_and_fit_their_keys() -> None:
     assert names.value.get_values_for_type(x509.DNSName) == ["stepgrant"]
 
 
-def test_two_dev_trust_domains_do_not_trust_each_other() -> None:
+def test_id_02_two_dev_trust_domains_do_not_trust_each_other() -> None:
     """INV-11: the same name is not the same authority."""
     ours, theirs = (DevTrustDomain([DevIdentity("a")], ManualClock().now) for _ in range(2))
     with pytest.raises(InvalidSvidError, match="no path"):

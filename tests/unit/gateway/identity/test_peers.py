@@ -71,7 +71,7 @@ def foreign_with_our_id(authority: TestAuthority) -> IssuedSvid:
 
 
 @pytest.mark.parametrize("forged", [ca_true, two_uri_sans, crl_sign, foreign_with_our_id])
-def test_what_tls_would_let_through_is_refused(
+def test_id_01_what_tls_would_let_through_is_refused(
     monkeypatch: pytest.MonkeyPatch, forged: Callable[[TestAuthority], IssuedSvid]
 ) -> None:
     """INV-11: `auth_context()` is evidence, never proof."""
@@ -90,7 +90,7 @@ def test_a_federated_authority_cannot_speak_for_our_trust_domain(monkeypatch: py
 
 
 @pytest.mark.parametrize("key", ["authorization", "Authorization"])
-def test_a_second_identity_beside_the_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_id_11_a_second_identity_beside_the_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """INV-11: one identity per connection."""
     authority = TestAuthority()
     bench = Bench(monkeypatch, authority)
@@ -98,7 +98,7 @@ def test_a_second_identity_beside_the_certificate_is_refused(monkeypatch: pytest
         bench.verifier.verify(evidence(authority.issue("agent/support")), [(key, "Bearer x")])
 
 
-def test_headers_and_tls_names_that_bear_an_identity_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_id_11_headers_and_tls_names_that_bear_an_identity_count_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """INV-11: neither `x-forwarded-client-cert` nor gRPC's own `peer_spiffe_id` says who calls."""
     authority = TestAuthority()
     bench = Bench(monkeypatch, authority)

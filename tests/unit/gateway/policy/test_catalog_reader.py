@@ -1,5 +1,6 @@
 """catalog.yaml: every section is checked, and each finding names its line and the nearest valid name."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -92,3 +93,24 @@ def test_all_sections_are_read_before_anything_is_refused():
     files = edited("max_age: 15m", "max_age: 15")
     text = files["catalog.yaml"].replace(b"per: workload", b"per: subject").replace(b"binding: mtls", b"binding: tls")
     assert len(findings_of({**files, "catalog.yaml": text})) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("  Refund:", "  R\u0435fund:", "is not a name"),  # CYRILLIC SMALL LETTER IE
+        ("  Refund:", "  \uff32efund:", "is not a name"),  # FULLWIDTH LATIN CAPITAL LETTER R
+        ("  Refund:", "  Ref\u200dund:", "is not a name"),  # ZERO WIDTH JOINER
+        ("  Refund:", "  Refu\u0144d:", "is not a name"),  # as one character
+        ("  Refund:", "  Refun\u0301d:", "is not a name"),  # and as two
+        ("  Triage:", "  Tr\u0131age:", "is not a name"),  # DOTLESS I
+        ("  Refund:", "  refund: {max_age: 1h}\n  Refund:", "differs? in case only"),
+        ("groups: [support]", "groups: [support, SUPPORT]", "differs? in case only"),
+        ("groups: [support]", "groups: [\u017fupport]", "is not a name"),  # LONG S
+        ("  orders: #", "  ord\u0435rs: #", "no name for a server"),
+        ("  orders.get:", "  orders.g\u0435t:", "which is no tool"),
+        ("resource/orders\"]", "resource/\u043erders\"]", "path segment"),  # CYRILLIC SMALL LETTER O
+    ],
+)  # fmt: skip
+def test_id_06_a_name_that_only_looks_like_another_is_refused(old, new, says):
+    assert re.search(says, "\n".join(findings_of(edited(old, new))))

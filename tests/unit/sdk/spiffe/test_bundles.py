@@ -61,7 +61,7 @@ def test_a_set_finds_a_bundle_by_its_exact_trust_domain_only() -> None:
     assert found.get("") is None
 
 
-def test_two_bundles_for_one_trust_domain_are_refused() -> None:
+def test_id_02_two_bundles_for_one_trust_domain_are_refused() -> None:
     with pytest.raises(InvalidBundleError, match="never merged"):
         BundleSet((AUTHORITY.bundle(), OTHER.bundle()))
 

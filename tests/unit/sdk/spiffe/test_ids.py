@@ -96,7 +96,7 @@ def test_an_id_comes_back_as_it_went_in(text: str) -> None:
         "spiffe://[::1]/a",
     ],
 )
-def test_what_is_no_spiffe_id_is_refused(text: str) -> None:
+def test_id_04_what_is_no_spiffe_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidIdError):
         parse_spiffe_id(text)
 

@@ -93,7 +93,7 @@ ALIEN = {
 
 
 @pytest.mark.parametrize("what", ALIEN)
-def test_a_leaf_that_breaks_one_rule_is_refused_and_the_rule_is_named(what: str) -> None:
+def test_id_03_a_leaf_that_breaks_one_rule_is_refused_and_the_rule_is_named(what: str) -> None:
     """INV-11: a leaf with CA:true, two URI SANs, cRLSign or whatever else of this table."""
     quirks, message = ALIEN[what]
     with pytest.raises(InvalidSvidError, match=message):

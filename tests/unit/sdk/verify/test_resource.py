@@ -55,7 +55,7 @@ async def test_a_routine_grant_without_uses_is_not_redeemed(guarded):
 
 
 @pytest.mark.parametrize("terms", [{"uses": 1}, {"tier": Tier.SENSITIVE}])
-async def test_uses_are_taken_at_the_gateway_before_the_call_goes_on_inv_08(guarded, terms):
+async def test_tk_10_uses_are_taken_at_the_gateway_before_the_call_goes_on_inv_08(guarded, terms):
     """INV-08: finite uses are redeemed at the gateway, each under an id of its own."""
     for _ in range(2):
         await guarded.verify(guarded.gateway.mint(**terms))
@@ -103,7 +103,7 @@ async def test_a_key_that_is_faster_than_its_announcement_is_looked_up_once(guar
     assert guarded.upstream.looked_up == 1
 
 
-async def test_an_unknown_key_is_refused_after_one_look_up_inv_11(guarded):
+async def test_tk_16_an_unknown_key_is_refused_after_one_look_up_inv_11(guarded):
     """INV-11: unknown key; and whoever sends many of them causes one look-up a second."""
     stranger = ResourceDouble().gateway
     stranger.keys.rotate(lambda _: None)
@@ -118,7 +118,7 @@ async def test_an_unknown_key_is_refused_after_one_look_up_inv_11(guarded):
     assert guarded.upstream.looked_up == 2
 
 
-async def test_a_look_up_that_fails_leaves_the_key_unknown(guarded):
+async def test_tk_16_a_look_up_that_fails_leaves_the_key_unknown(guarded):
     async def fail(_audiences):
         raise GatewayUnavailableError("away")
 

@@ -69,7 +69,7 @@ def test_a_live_grant_for_this_very_call_yields_the_verified_call(resource):
     assert verified.claims == resource.gateway.claims()
 
 
-def test_the_order_of_arguments_and_the_spelling_of_numbers_do_not_matter(resource):
+def test_tk_11_the_order_of_arguments_and_the_spelling_of_numbers_do_not_matter(resource):
     verify(resource, resource.gateway.mint(), call('{"amount": 40.0, "order_id": "ord_1"}'))
 
 
@@ -83,7 +83,7 @@ def test_the_order_of_arguments_and_the_spelling_of_numbers_do_not_matter(resour
         '{"order_id": "ord_1", "amount": 40, "order_id2": "ord_1"}',
     ],
 )
-def test_other_arguments_are_refused_inv_08(resource, arguments):
+def test_tk_11_other_arguments_are_refused_inv_08(resource, arguments):
     """INV-08: arguments, by their digest."""
     assert refused(resource, resource.gateway.mint(), call(arguments)) is RefusalCode.ARGUMENTS
 
@@ -111,13 +111,13 @@ def test_a_tool_that_changed_since_the_grant_is_refused(resource):
 
 
 @pytest.mark.parametrize("audience", ["https://mail.acme.org", AUDIENCE + "/x", AUDIENCE[:-1], AUDIENCE.upper()])
-def test_a_grant_for_another_audience_is_refused_inv_08(resource, audience):
+def test_tk_07_a_grant_for_another_audience_is_refused_inv_08(resource, audience):
     """INV-08: the audience is compared whole (RFC 8725, section 3.9)."""
     assert refused(resource, resource.gateway.mint(audience=audience)) is RefusalCode.AUDIENCE
 
 
 @pytest.mark.parametrize("issuer", [ISSUER + "/x", ISSUER[:-1], "spiffe://evil.org/gateway"])
-def test_a_grant_of_another_issuer_is_refused(resource, issuer):
+def test_tk_07_a_grant_of_another_issuer_is_refused(resource, issuer):
     assert refused(resource, resource.gateway.mint(issuer=issuer)) is RefusalCode.ISSUER
 
 
@@ -157,7 +157,7 @@ def test_a_grant_bound_to_the_instance_key_is_good_with_its_proof_only_inv_08():
     assert refused(resource, token, holder=TlsHolder(AGENT, CERTIFICATE)) is RefusalCode.HOLDER
 
 
-def test_a_grant_is_refused_from_its_exp_on_without_leeway_inv_04(resource):
+def test_tk_12_a_grant_is_refused_from_its_exp_on_without_leeway_inv_04(resource):
     """INV-04: a grant never outlives its end."""
     token = resource.gateway.mint()
     resource.pass_time(timedelta(seconds=19))
@@ -305,7 +305,7 @@ def test_what_is_no_compact_token_is_refused(resource, token):
     assert refused(resource, token, holder=TlsHolder(AGENT, CERTIFICATE)) is RefusalCode.GRANT_MALFORMED
 
 
-def test_a_verifier_without_issuer_or_audience_refuses_to_start_inv_13():
+def test_id_13_a_verifier_without_issuer_or_audience_refuses_to_start_inv_13():
     """INV-13: an unset security option."""
     for issuer, audience in ((None, AUDIENCE), (ISSUER, None), ("", AUDIENCE), (ISSUER, ""), ("acme", AUDIENCE)):
         with pytest.raises(MisuseError):
