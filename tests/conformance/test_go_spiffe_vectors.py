@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from stepgrant.errors import InvalidBundleError, InvalidSvidError
-from stepgrant.spiffe.bundles import BundleSet, X509Bundle, bundle_from_jwks, bundle_from_pem
+from stepgrant.spiffe.bundles import BundleSet, X509Bundle, bundle_from_jwks, bundle_from_pem, jwt_bundle_from_jwks
 from stepgrant.spiffe.x509 import VerifiedSvid, chain_from_pem, verify_x509_svid
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,28 @@ def test_broken_pem_bundles_are_refused(name: str) -> None:
 def test_bundle_documents_are_read(name: str) -> None:
     document = bundle_from_jwks("domain.test", (FOLDER / "bundle/spiffebundle" / name).read_bytes())
     assert document.bundle.authorities
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("spiffebundle_valid_1.json", 1), ("spiffebundle_valid_2.json", 6), ("spiffebundle_valid_with_wit.json", 2)],
+)
+def test_the_jwt_authorities_of_a_bundle_document_are_read_and_keys_of_wit_svids_are_not(name: str, count: int) -> None:
+    document = bundle_from_jwks("domain.test", (FOLDER / "bundle/spiffebundle" / name).read_bytes())
+    assert len(document.jwt_bundle.authorities) == count
+
+
+@pytest.mark.parametrize(("name", "count"), [("jwks_valid_1.json", 1), ("jwks_valid_2.json", 2)])
+def test_jwt_bundles_are_read(name: str, count: int) -> None:
+    bundle = jwt_bundle_from_jwks("domain.test", (FOLDER / "bundle/jwtbundle" / name).read_bytes())
+    assert len(bundle.authorities) == count
+
+
+def test_a_jwt_authority_without_key_id_is_refused() -> None:
+    with pytest.raises(InvalidBundleError, match="no `kid`"):
+        bundle_from_jwks("domain.test", (FOLDER / "bundle/spiffebundle/spiffebundle_missing_kid.json").read_bytes())
+    with pytest.raises(InvalidBundleError, match="no `kid`"):
+        jwt_bundle_from_jwks("domain.test", (FOLDER / "bundle/jwtbundle/jwks_missing_kid.json").read_bytes())
 
 
 def test_a_bundle_document_without_keys_is_refused() -> None:

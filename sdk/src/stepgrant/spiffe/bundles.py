@@ -1,4 +1,7 @@
-"""Trust bundles: the authorities of one trust domain each, never merged (SPIFFE Trust Domain and Bundle)."""
+"""Trust bundles: the authorities of one trust domain each, never merged (SPIFFE Trust Domain and Bundle).
+
+X.509 and JWT authorities of one trust domain are bundles of two kinds: none of the one kind vouches for an SVID of the other.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from stepgrant.errors import InvalidBundleError, InvalidIdError
-from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.errors import InvalidBundleError
+from stepgrant.spiffe.jwt_bundle import JwtBundle, read_jwt_authorities, require_trust_domain
 
 MAX_AUTHORITIES: Final = 64
 """Certificates of one bundle: a rotation needs two, an operator with many regions some tens."""
@@ -42,12 +45,7 @@ class X509Bundle:
     revision: str = field(init=False)
 
     def __post_init__(self) -> None:
-        try:
-            spiffe_id = parse_spiffe_id(f"spiffe://{self.trust_domain}", what="the bundle's ID")
-        except InvalidIdError as error:
-            raise InvalidBundleError(f"a bundle for what is not a trust domain: {error}") from error
-        if spiffe_id.path:
-            raise InvalidBundleError(f"a bundle is for a trust domain, not for a workload such as {spiffe_id}")
+        require_trust_domain(self.trust_domain)
         if len(self.authorities) > MAX_AUTHORITIES:
             raise InvalidBundleError(
                 f"the bundle of {self.trust_domain} has {len(self.authorities)} authorities, more than {MAX_AUTHORITIES}"
@@ -67,33 +65,45 @@ class X509Bundle:
 
 @dataclass(frozen=True, slots=True)
 class BundleSet:
-    """Bundles, each for its own trust domain. Look-up is the only operation: nothing here joins two of them."""
+    """Bundles, each for its own trust domain. Look-up is the only operation: nothing here joins two of them.
+
+    `jwt_bundles` holds the JWT authorities, of whichever of the trust domains they are known for.
+    """
 
     bundles: tuple[X509Bundle, ...] = ()
+    jwt_bundles: tuple[JwtBundle, ...] = ()
     _by_trust_domain: Mapping[str, X509Bundle] = field(init=False, repr=False, compare=False)
+    _jwt_by_trust_domain: Mapping[str, JwtBundle] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if len(self.bundles) > MAX_TRUST_DOMAINS:
+        if max(len(self.bundles), len(self.jwt_bundles)) > MAX_TRUST_DOMAINS:
             raise InvalidBundleError(f"{len(self.bundles)} bundles in one set, more than {MAX_TRUST_DOMAINS}")
         by_trust_domain = {bundle.trust_domain: bundle for bundle in self.bundles}
-        if len(by_trust_domain) != len(self.bundles):
+        jwt_by_trust_domain = {bundle.trust_domain: bundle for bundle in self.jwt_bundles}
+        if len(by_trust_domain) != len(self.bundles) or len(jwt_by_trust_domain) != len(self.jwt_bundles):
             raise InvalidBundleError("two bundles for one trust domain: they are never merged; configure one")
         object.__setattr__(self, "_by_trust_domain", by_trust_domain)
+        object.__setattr__(self, "_jwt_by_trust_domain", jwt_by_trust_domain)
 
     def get(self, trust_domain: str) -> X509Bundle | None:
         """The bundle of exactly this trust domain, or None: then nothing of that domain is trusted."""
         return self._by_trust_domain.get(trust_domain)
 
+    def jwt(self, trust_domain: str) -> JwtBundle | None:
+        """The JWT authorities of exactly this trust domain, or None: then no JWT-SVID of it is trusted."""
+        return self._jwt_by_trust_domain.get(trust_domain)
+
     def __iter__(self) -> Iterator[X509Bundle]:
-        """The bundles, in the order given."""
+        """The X.509 bundles, in the order given."""
         return iter(self.bundles)
 
 
 @dataclass(frozen=True, slots=True)
 class BundleDocument:
-    """A SPIFFE bundle document: its X.509 part, `spiffe_sequence`, and `spiffe_refresh_hint` in seconds (None = unset)."""
+    """A SPIFFE bundle document: both kinds of authorities, `spiffe_sequence`, and `spiffe_refresh_hint` in seconds (None = unset)."""
 
     bundle: X509Bundle
+    jwt_bundle: JwtBundle
     sequence: int | None
     refresh_hint_seconds: int | None
 
@@ -130,21 +140,16 @@ def bundle_from_der(trust_domain: str, der: bytes) -> X509Bundle:
 
 
 def bundle_from_jwks(trust_domain: str, document: bytes) -> BundleDocument:
-    """The X.509 part of a SPIFFE bundle document: `x5c[0]` of each key with `use` `x509-svid` (X509-SVID, section 6.2).
+    """What a SPIFFE bundle document says: `x5c[0]` of each key with `use` `x509-svid` (X509-SVID, section 6.2), and the keys
+    with `use` `jwt-svid` (JWT-SVID, section 6.1).
 
     Keys of other uses are passed over (Trust Domain and Bundle, section 4.2).
 
     Raises:
         InvalidBundleError: not such a document, or out of bounds.
     """
-    _bounded(trust_domain, document)
-    try:
-        jwks: Any = json.loads(document, object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise InvalidBundleError(f"the bundle of {trust_domain} is not strict JSON") from error
-    keys = jwks.get("keys") if isinstance(jwks, dict) else None
-    if not isinstance(keys, list):
-        raise InvalidBundleError(f"the bundle of {trust_domain} has no array `keys`")
+    jwks = _jwks(trust_domain, document)
+    keys: list[Any] = jwks["keys"]
     authorities: list[bytes] = []
     for number, key in enumerate(keys):
         if not isinstance(key, dict):
@@ -155,7 +160,28 @@ def bundle_from_jwks(trust_domain: str, document: bytes) -> BundleDocument:
         bundle = _checked(trust_domain, authorities)
     except ValueError as error:
         raise InvalidBundleError(f"an x5c of {trust_domain} is not a certificate in DER: {error}") from error
-    return BundleDocument(bundle, _count(jwks, "spiffe_sequence"), _count(jwks, "spiffe_refresh_hint"))
+    jwt_bundle = read_jwt_authorities(trust_domain, keys, use_said=True)
+    return BundleDocument(bundle, jwt_bundle, _count(jwks, "spiffe_sequence"), _count(jwks, "spiffe_refresh_hint"))
+
+
+def jwt_bundle_from_jwks(trust_domain: str, document: bytes) -> JwtBundle:
+    """The JWT authorities of a JWKS as the Workload API sends it (Workload API, section 6.2.2).
+
+    Raises:
+        InvalidBundleError: not such a document, or out of bounds.
+    """
+    return read_jwt_authorities(trust_domain, _jwks(trust_domain, document)["keys"], use_said=False)
+
+
+def _jwks(trust_domain: str, document: bytes) -> dict[str, Any]:
+    _bounded(trust_domain, document)
+    try:
+        jwks: Any = json.loads(document, object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InvalidBundleError(f"the bundle of {trust_domain} is not strict JSON") from error
+    if not isinstance(jwks, dict) or not isinstance(jwks.get("keys"), list):
+        raise InvalidBundleError(f"the bundle of {trust_domain} has no array `keys`")
+    return jwks
 
 
 def split_der(concatenated: bytes, limit: int) -> tuple[bytes, ...]:

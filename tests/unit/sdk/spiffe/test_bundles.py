@@ -112,7 +112,7 @@ def test_a_document_that_is_no_bundle_is_refused(document: bytes, message: str) 
 
 
 def test_keys_of_other_uses_are_no_authorities() -> None:
-    other = {"use": "jwt-svid", "kid": "1", "x5c": [base64.b64encode(OTHER_DER).decode()]}
+    other = {"use": "wit-svid", "kid": "1", "x5c": [base64.b64encode(OTHER_DER).decode()]}
     document = bundle_from_jwks("acme.org", jwks(other, {"kty": "EC"}, x509_key()))
     assert document.bundle.authorities == (DER,)
 
