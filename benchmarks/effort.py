@@ -20,9 +20,9 @@ class Effort:
     crowded: int
     decisions: int
     ends: int
-    """Ends by report and by lock."""
+    """Ends by report, by lock and by reload."""
     hard_ends: int
-    """Ends by reload and by SIGKILL."""
+    """Ends by SIGKILL."""
     idle_streams: int
     fair_turns: int
     fair_seconds: float

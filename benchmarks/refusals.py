@@ -139,7 +139,7 @@ async def _policies(rig: Rig, ending: Ending, looks: Mapping[str, Look], effort:
     ledger = rig.directory / "ledger.db"
     wall = time.time_ns() - time.monotonic_ns()
     before = len(activations(ledger))
-    pairs = {prefix: await ended(look, ending, effort.hard_ends) for prefix, look in looks.items()}
+    pairs = {prefix: await ended(look, ending, effort.ends) for prefix, look in looks.items()}
     # Each second activation brings the former set back.
     moments = iter([at - wall for at in activations(ledger)[before::2]])
     loads = []

@@ -216,9 +216,8 @@ class Granting:
             self._endings.kill_grant(old, "superseded")
             return self._delivery.deliver(task, step, call, new, self._delivery.sign(task, step, call, new))
 
-        step.renewing = (
-            True  # Until it is concluded, which may be at once: whatever failed before must not leave it so.
-        )
+        # Until it is concluded, which may be at once: whatever failed before must not leave it so.
+        step.renewing = True
         return self._when_durable(receipt, step, now, conclude)
 
     def _bring(self, task: Task, step: Step, call: Call, now: datetime) -> None:

@@ -196,9 +196,8 @@ class Operating:
         """The set, on a thread of its own. What it prepares at the first question of a kind, it has prepared."""
         policy = self._source.load()
         for question in asked:
-            with suppress(
-                Exception
-            ):  # Nothing is decided here, and the step itself is looked at once the set is active.
+            # Nothing is decided here, and the step itself is looked at once the set is active.
+            with suppress(Exception):
                 policy.evaluate(question)
         return policy
 
