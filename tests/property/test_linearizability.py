@@ -7,7 +7,6 @@ takes its groups. Both are hypothesis's choice here: the store takes a group onl
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,10 +22,9 @@ from stepgrant.selector import Selector
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import Outcome, ReportStep
 from stepgrant_gateway.core.errors import UnrecordedError
-from stepgrant_gateway.core.ledger import DataKey, Record, SealedInput
-from stepgrant_gateway.storage.memory import MemoryLedger
 from tests.kit.heart import OPERATOR, ORDERS, Heart, heart
 from tests.kit.loop import settled
+from tests.kit.stepped_store import SteppedStore
 
 ROUNDS = 10
 """Turns of the loop after which whoever can go on has gone on: the longest chain of awaits has five links."""
@@ -35,20 +33,6 @@ ENDS = {("report", "settled"), ("close", "closed"), ("lost", ""), ("lock", ""), 
 """Answers after which a step is over and somebody knows."""
 TOOLS = {"orders.get": {"order_id": "ord_00000042"}, "orders.search": {"query": "shoes"}}
 """One with a single use, one with any number."""
-
-
-class SteppedStore(MemoryLedger):
-    """Takes a group of records only when it is let; before `hold` at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.holding = False
-        self.permits = threading.Semaphore(0)
-
-    def append(self, records: Sequence[Record], inputs: Sequence[SealedInput], keys: Sequence[DataKey] = ()) -> None:
-        if self.holding:
-            assert self.permits.acquire(timeout=30), "nobody let the store go on"
-        super().append(records, inputs, keys)
 
 
 @dataclass(slots=True)
