@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,3 +107,22 @@ def test_a_jwt_authority_without_key_id_is_refused() -> None:
 def test_a_bundle_document_without_keys_is_refused() -> None:
     with pytest.raises(InvalidBundleError, match="no array `keys`"):
         bundle_from_jwks("domain.test", (FOLDER / "bundle/spiffebundle/spiffebundle_no_keys.json").read_bytes())
+
+
+def test_of_two_certificates_in_one_x5c_the_first_is_the_authority() -> None:
+    """X509-SVID, section 6.2; go-spiffe refuses such a key."""
+    document = (FOLDER / "bundle/spiffebundle/spiffebundle_multiple_x509.json").read_bytes()
+    bundle = bundle_from_jwks("domain.test", document).bundle
+    said = [key["x5c"] for key in json.loads(document)["keys"] if key["use"] == "x509-svid"]
+    assert [len(x5c) for x5c in said] == [2]
+    assert bundle.authorities == (base64.b64decode(said[0][0]),)
+
+
+def test_every_file_of_the_vectors_is_one_of_this_page() -> None:
+    """A vector that comes new does not go by unseen."""
+    page = Path(__file__).read_text()
+    names = [
+        path.name for path in FOLDER.rglob("*") if path.is_file() and path.name not in {"LICENSE", "SOURCE_COMMIT"}
+    ]
+    assert len(names) > 20
+    assert [name for name in names if f'"{name}"' not in page and f"/{name}" not in page] == []

@@ -45,6 +45,13 @@ _CURVES: Final[Mapping[str, tuple[str, ec.EllipticCurve]]] = {
 ALGORITHMS: Final = frozenset(_RSA_HASHES) | frozenset(_EC_HASHES)
 """All that are taken: those of JWT-SVID, section 2.1. No `none`, no HMAC, no EdDSA."""
 
+_SMALL_PRIMES: Final = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103,
+                        107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167)  # fmt: skip
+_POWERS: Final = tuple(
+    (prime, frozenset(pow(65537, power, prime) for power in range(prime))) for prime in _SMALL_PRIMES
+)
+"""The powers of 65537 modulo small primes, which the moduli of ROCA are (CVE-2017-15361); by chance, one in 2^154."""
+
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -178,6 +185,8 @@ def _rsa(jwk: Mapping[str, Any]) -> rsa.RSAPublicKey:
         )
     if exponent > MAX_RSA_EXPONENT:
         raise InvalidInputError("the RSA key of the JWK has an exponent above 2^32")
+    if all(modulus % prime in powers for prime, powers in _POWERS):
+        raise InvalidInputError("the RSA key of the JWK is one of CVE-2017-15361 (ROCA), whose primes can be found")
     try:
         return rsa.RSAPublicNumbers(exponent, modulus).public_key()
     except ValueError as error:

@@ -1,5 +1,7 @@
 """Tokens by keys of others: the algorithm is the key's, and nothing that the header says chooses another."""
 
+import math
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -164,3 +166,13 @@ def test_a_jwk_that_is_no_public_key_for_verifying_is_refused(jwk: object, what:
 
 def test_a_key_does_not_show_in_a_repr():
     assert "PublicKey" not in repr(parse_key(EC, uses=SIG)).removeprefix("VerificationKey")
+
+
+def test_an_rsa_key_whose_primes_can_be_found_is_refused():
+    """ROCA, CVE-2017-15361: the modulus is a power of 65537 modulo the product of the first primes."""
+    product = math.prod(prime for prime in range(2, 702) if all(prime % smaller for smaller in range(2, prime)))
+    modulus = pow(65537, 1234, product)
+    modulus += -(-(2**2047) // product) * product
+    jwk = {"kty": "RSA", "n": integer(modulus), "e": "AQAB"}
+    with pytest.raises(InvalidInputError, match="CVE-2017-15361"):
+        parse_key(jwk, uses=frozenset({None}))
