@@ -63,7 +63,7 @@ class Wire:
         try:
             nonce = agent_pb2.GatewayMessage.FromString(await call.read()).challenge.nonce
             if opens:
-                proven = opening(nonce, certificate=self.built.peer().certificate_sha256, parameters_json=PARAMETERS)
+                proven = opening(nonce, certificate=self.built.peer().credential_sha256, parameters_json=PARAMETERS)
                 await call.write(agent_pb2.AgentMessage(request=1, open=proven).SerializeToString())
                 assert agent_pb2.GatewayMessage.FromString(await call.read()).opened.task_id
             await call.write(body)

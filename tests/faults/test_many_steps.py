@@ -56,7 +56,7 @@ class Talker:
         self.answers: Counter[str] = Counter()
         self.number = 1
         self.listening = asyncio.get_running_loop().create_task(self.stream.listen(self.asked.get))
-        proven = opening(NONCE, certificate=peer.certificate_sha256, parameters_json=PARAMETERS)
+        proven = opening(NONCE, certificate=peer.credential_sha256, parameters_json=PARAMETERS)
         self.asked.put_nowait(agent_pb2.AgentMessage(request=1, open=proven))
 
     async def hear(self) -> None:

@@ -205,7 +205,7 @@ async def test_sm_05_the_frames_of_another_stream_open_nothing() -> None:
     async with desk() as scene:
         first, second = Agent(scene.channel), Agent(scene.channel)
         nonce = (await first.read()).challenge.nonce
-        written_down = opening(nonce, certificate=scene.built.peer().certificate_sha256, parameters_json=PARAMETERS)
+        written_down = opening(nonce, certificate=scene.built.peer().credential_sha256, parameters_json=PARAMETERS)
         await first.send(open=written_down)
         assert (await first.read()).opened.task_id
         await second.read()

@@ -54,7 +54,7 @@ class Agent:
         return await self.read()
 
 
-def opening(nonce: bytes, *, certificate: bytes = AGENT.certificate_sha256, gateway: str = GATEWAY_ID, **changes):
+def opening(nonce: bytes, *, certificate: bytes = AGENT.credential_sha256, gateway: str = GATEWAY_ID, **changes):
     key = ec.generate_private_key(ec.SECP256R1())
     message = OPEN_TAG + hashlib.sha256(gateway.encode()).digest() + nonce + certificate
     r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))

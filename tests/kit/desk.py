@@ -44,7 +44,7 @@ class Desk:
         """A stream with an open task."""
         self.face.peer = peer = self.built.peer()
         agent = Agent(self.channel)
-        opened = (await agent.open(certificate=peer.certificate_sha256, parameters_json=PARAMETERS)).opened
+        opened = (await agent.open(certificate=peer.credential_sha256, parameters_json=PARAMETERS)).opened
         assert opened.task_id
         return Conversation(self, agent, opened.task_id, self.new_id())
 

@@ -31,6 +31,7 @@ from stepgrant_gateway.core.boundary import (
 from stepgrant_gateway.core.errors import NotAllowedError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import FeedEvent
+from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
@@ -204,7 +205,7 @@ class Face:
         interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
         verifier = VerifierService(self.redeeming, self.feed, self.live, self.clock)
         operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
-        self.server = Server(interceptor, self.agent, verifier, operator, transport)
+        self.server = Server(interceptor, self.agent, transport, verifier, operator)
         self.port = 0
 
     def verify(self, evidence: Evidence) -> Peer:
@@ -234,7 +235,7 @@ def granted(step_id: str) -> StepGranted:
 @asynccontextmanager
 async def serving(face: Face) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to the face, on loopback."""
-    face.port = await face.server.start("127.0.0.1:0", grpc.local_server_credentials())
+    face.port = await face.server.start("gateway.listen", Address("127.0.0.1", 0), grpc.local_server_credentials())
     await face.server.show(())
     try:
         async with grpc.aio.secure_channel(f"127.0.0.1:{face.port}", grpc.local_channel_credentials()) as channel:

@@ -44,6 +44,12 @@ class GatewaySettings(Section):
     listen: Address = setting(
         "Address of the mTLS listener, such as `0.0.0.0:8443`; port 0 = any free one.", read_address
     )
+    listen_bearer: Address | None = setting(
+        "Address of a second listener, for agents that show a bearer token (a JWT-SVID) and no client certificate; off by "
+        "default.",
+        read_address,
+        None,
+    )
     policy: Path = setting("Policy directory, relative to this file.", read_path)
     operators: frozenset[SpiffeId] = setting(
         "SPIFFE IDs that may call the Operator service. None by default.", read_spiffe_ids, frozenset()
@@ -170,7 +176,9 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
         if found is not None:
             key, wrong = found
             raise place(f"{section}.{key}").error(wrong)
-    if config.insecure and not config.gateway.listen.is_loopback:
-        raise place(config.insecure[0]).error(
-            f"is insecure, so the gateway listens on loopback only; gateway.listen is {config.gateway.listen}"
-        )
+    for key in ("listen", "listen_bearer"):
+        address: Address | None = getattr(config.gateway, key)
+        if config.insecure and address is not None and not address.is_loopback:
+            raise place(config.insecure[0]).error(
+                f"is insecure, so the gateway listens on loopback only; gateway.{key} is {address}"
+            )

@@ -14,6 +14,7 @@ from typing import Final
 from stepgrant.errors import IdentityUnavailableError, StepgrantError
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES
+from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.app.delivering import Delivery, Signing
@@ -38,19 +39,19 @@ from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
 from stepgrant_gateway.core.observations import UNOBSERVED
 from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
-from stepgrant_gateway.identity.credentials import ServerIdentity
+from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
+from stepgrant_gateway.listeners import Judges, Listeners, Services
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.policy.source import DirectorySource
 from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
-from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.operator import OperatorService
-from stepgrant_gateway.rpc.quotas import quotas_of
-from stepgrant_gateway.rpc.server import TRANSPORT, Server, Transport
+from stepgrant_gateway.rpc.quotas import Quotas, quotas_of
+from stepgrant_gateway.rpc.server import TRANSPORT, Transport
 from stepgrant_gateway.rpc.verifier import VerifierService
 from stepgrant_gateway.storage.opening import make_sealer, open_ledger
 from stepgrant_gateway.storage.space import DiskSpace
@@ -95,8 +96,10 @@ class Application:
 class Gateway:
     """One running gateway."""
 
-    def __init__(self, port: int, instance_id: str, application: Application, oversight: Oversight) -> None:
-        self.port = port
+    def __init__(
+        self, ports: tuple[int, int | None], instance_id: str, application: Application, oversight: Oversight
+    ) -> None:
+        self.port, self.bearer_port = ports
         self.oversight = oversight
         self.instance_id = instance_id
         self.application = application
@@ -127,12 +130,12 @@ class Gateway:
                 stack.push_async_callback(tracing.close)
             world = replace(world, observer=tracing or observer)
             application = await _application(config, world, instance_id, stack, ahead_until)
-            port, oversight = await _face(config, world, instance_id, application, metrics, stack)
+            ports, oversight = await _face(config, world, instance_id, application, metrics, stack)
             _log.info(
-                "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, port,
+                "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, ports[0],
                 extra={"event": "started"},
             )  # fmt: skip
-            yield cls(port, instance_id, application, oversight)
+            yield cls(ports, instance_id, application, oversight)
 
 
 async def _require_own_identity(config: Config, source: IdentitySource) -> None:
@@ -252,17 +255,16 @@ def _use_cases(
 async def _face(
     config: Config, world: World, instance_id: str, application: Application, metrics: Metrics | None,
     stack: AsyncExitStack,
-) -> tuple[int, Oversight]:  # fmt: skip
+) -> tuple[tuple[int, int | None], Oversight]:  # fmt: skip
     clock, identity = world.clock, world.identity
-    listener = ServerIdentity(identity)
-    peers = PeerVerifier(lambda: identity.current().bundles, clock.now)
-    live = LiveCalls(clock, peers.verify)
     denied = DeniedCallers(application.recorder, clock, world.observer)
+    quotas = quotas_of(config.limits, clock, world.observer)
+    judges = _judges(config, world, denied, quotas)
+    live = LiveCalls(clock, judges.verify)
     limits = agent_pb2.Limits(
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
     speaker = Speaker(str(config.gateway.issuer), instance_id, limits)
-    quotas = quotas_of(config.limits, clock, world.observer)
     adopt = world.observer.adopt if isinstance(world.observer, Tracing) else None
     agent = AgentService(application.tasks, speaker, live, clock, world.entropy, quotas, adopt)
     operators = frozenset(str(operator) for operator in config.gateway.operators)
@@ -270,29 +272,28 @@ async def _face(
     def tail(after: int, follow: bool) -> AsyncIterator[Record]:
         return application.recorder.tail(after, follow=follow)
 
-    server = Server(
-        IdentityInterceptor(peers.verify, listener.stale, denied.record, quotas),
+    services = Services(
         agent,
         VerifierService(application.redeeming, application.feed, live, clock, world.observer),
         OperatorService(application.operating, tail, operators, live, denied.record),
-        world.transport.carrying(config.limits.open_tasks),
     )
-    port = await server.start(str(config.gateway.listen), listener.credentials())
+    listeners = Listeners(identity, services, judges, world.transport.carrying(config.limits.open_tasks))
+    ports = await listeners.start(config.gateway.listen, config.gateway.listen_bearer)
     watched = Watched(
         state=application.state, recorder=application.recorder, feed=application.feed, keys=application.keys,
-        retention=application.retention, live=live, identity=identity, stale=listener.stale,
+        retention=application.retention, live=live, identity=identity, stale=listeners.stale,
         space=DiskSpace(config.ledger.path),
     )  # fmt: skip
-    oversight = Oversight(watched, clock, metrics, server.show)
+    oversight = Oversight(watched, clock, metrics, listeners.show)
     stack.enter_context(oversight.shown(config.metrics))
 
     async def drain() -> None:
         agent.drain()
         await oversight.drain()
-        await server.say_draining()
+        await listeners.say_draining()
         application.tasks.drain()
         live.drain()
-        await server.stop(DRAIN_GRACE)
+        await listeners.stop(DRAIN_GRACE)
 
     stack.push_async_callback(drain)
     loop = asyncio.get_running_loop()
@@ -316,7 +317,18 @@ async def _face(
     pulse.start()
     await oversight.begin()
     stack.callback(pulse.stop)
-    return port, oversight
+    return ports, oversight
+
+
+def _judges(config: Config, world: World, denied: DeniedCallers, quotas: Quotas) -> Judges:
+    """A certificate is judged by the X.509 authorities of its trust domain, a token by those that its kind has."""
+    clock = world.clock
+
+    def bundles() -> BundleSet:
+        return world.identity.current().bundles
+
+    bearers = Bearers([JwtSvidBearers(str(config.gateway.issuer), bundles, clock.now)])
+    return Judges(PeerVerifier(bundles, clock.now), bearers, denied.record, quotas)
 
 
 def _look(identity: IdentitySource) -> None:

@@ -127,7 +127,7 @@ class Delivery:
             target=call.target,
             args_sha256=call.args_sha256,
             binding=binding,
-            confirmation=step.peer.certificate_sha256 if binding is Binding.MTLS else task.instance_jkt,
+            confirmation=step.peer.credential_sha256 if binding is Binding.MTLS else task.instance_jkt,
             tier=grant.terms.tier,
             uses=step.uses_left,
             policy_digest=grant.policy_digest,

@@ -1,4 +1,4 @@
-"""What the gateway shows on its mTLS listener, kept fresh: new connections get the newest SVID and bundle."""
+"""What the gateway shows on its listeners, kept fresh: new connections get the newest SVID and bundle."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class ServerIdentity:
     so, and the interceptor refuses by it.
     """
 
-    def __init__(self, source: IdentitySource) -> None:
+    def __init__(self, source: IdentitySource, *, client_certificates: bool = True) -> None:
+        """`client_certificates`: whether clients must show one. It is not asked for where a token says who calls."""
         self._source = source
+        self._client_certificates = client_certificates
         self._lock = threading.Lock()
         self._shown: IdentitySnapshot | None = None
         self._failure: str | None = None
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that demand a client certificate of a trust domain that is known, and renew themselves.
+        """Credentials that renew themselves, and demand a client certificate of a trust domain that is known, or none.
 
         Raises:
             IdentityUnavailableError: there is no SVID to begin with.
@@ -38,7 +40,9 @@ class ServerIdentity:
         self._shown = snapshot
         # The stubs do not know that the fetcher may return None.
         fetch: Any = self._fetch
-        return grpc.dynamic_ssl_server_credentials(_configuration(snapshot), fetch, require_client_authentication=True)
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(snapshot), fetch, require_client_authentication=self._client_certificates
+        )
 
     def stale(self) -> str | None:
         """Why the gateway's own identity or bundle cannot be relied on now, or None."""

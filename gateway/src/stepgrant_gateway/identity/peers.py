@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,11 +10,8 @@ from typing import Final
 from stepgrant.errors import IdentityUnavailableError, InvalidSvidError
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.x509 import MAX_CHAIN_BYTES, VerifiedSvid, chain_from_pem, verify_x509_svid
-from stepgrant_gateway.core.principal import Peer
-
-METHOD_X509: Final = "x509"
-MAX_CACHED: Final = 16_384
-"""Successes remembered, about 3 KiB each: one for each of 10,000 streams and room for rotation."""
+from stepgrant_gateway.core.principal import METHOD_X509, Peer
+from stepgrant_gateway.identity.successes import MAX_CACHED, Successes
 
 _LEAF: Final = "x509_pem_cert"
 _CHAIN: Final = "x509_pem_cert_chain"
@@ -40,8 +35,7 @@ class PeerVerifier:
     ) -> None:
         self._bundles = bundles
         self._now = now
-        self._max_cached = max_cached
-        self._successes: OrderedDict[bytes, _Success] = OrderedDict()
+        self._successes: Successes[_Success] = Successes(max_cached)
 
     def verify(self, evidence: Mapping[str, Iterable[bytes]], metadata: Iterable[tuple[str, str | bytes]] = ()) -> Peer:
         """The peer that `evidence` (gRPC's `auth_context()`) proves. Nothing in `metadata` names anybody.
@@ -63,17 +57,13 @@ class PeerVerifier:
         except IdentityUnavailableError as error:
             raise InvalidSvidError(f"there are no bundles to judge the client by: {error}") from error
         now = self._now()
-        key = hashlib.sha256(len(leaf).to_bytes(8, "big") + leaf + chain).digest()
-        known = self._successes.get(key)
-        if known is not None and _still_good(known.svid, bundles, now):
-            self._successes.move_to_end(key)
+        shown = len(leaf).to_bytes(8, "big") + leaf + chain
+        known = self._successes.get(shown, lambda success: _still_good(success.svid, bundles, now))
+        if known is not None:
             return known.peer
-        self._successes.pop(key, None)
         svid = verify_x509_svid(*_certificates(leaf, chain), bundles, now)
         peer = Peer(svid.spiffe_id, METHOD_X509, svid.not_after, svid.leaf_sha256)
-        self._successes[key] = _Success(svid, peer)
-        if len(self._successes) > self._max_cached:
-            self._successes.popitem(last=False)
+        self._successes.put(shown, _Success(svid, peer))
         return peer
 
     def recheck(self, peer: Peer, evidence: Mapping[str, Iterable[bytes]]) -> None:

@@ -10,8 +10,10 @@ from typing import Final, TypeAlias
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.status import UnauthenticatedError
 
-Evidence: TypeAlias = Mapping[str, Iterable[bytes]]
+TlsEvidence: TypeAlias = Mapping[str, Iterable[bytes]]
 """What TLS knows of the connection: `auth_context()` of gRPC."""
+Evidence: TypeAlias = TlsEvidence | str
+"""What a peer is verified by, now and again later: the connection, or the token that came with the call."""
 
 
 @dataclass(frozen=True, slots=True)

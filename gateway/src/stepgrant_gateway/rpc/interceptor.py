@@ -15,6 +15,7 @@ from stepgrant.errors import InvalidInputError, ProtocolError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Caller, Evidence, set_caller
 from stepgrant_gateway.rpc.limits import MAX_IDENTITIES
+from stepgrant_gateway.rpc.presented import Authorization, Presented, by_certificate
 from stepgrant_gateway.rpc.quotas import Quotas
 from stepgrant_gateway.rpc.status import CallLostError, UnauthenticatedError, abort
 
@@ -29,6 +30,7 @@ _Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[_Handle
 class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Verifies the peer of each call, and hands it on as `current_caller()`.
 
+    `presented` is what a peer is known by on this listener: its certificate, or a bearer token.
     `verify` raises an InvalidInputError for a peer that is not verified; `stale` says why the gateway's own credentials
     are too old to judge anybody by, or None. `denied` hears who was turned away, for the ledger. `quotas` bounds what each
     identity may ask, before its request is looked at.
@@ -40,11 +42,13 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         stale: Callable[[], str | None],
         denied: Callable[[str, str], None],
         quotas: Quotas,
+        presented: Presented = by_certificate,
     ) -> None:
         self._verify = verify
         self._stale = stale
         self._denied = denied
         self._quotas = quotas
+        self._presented = presented
         self._evidence: dict[tuple[object, ...], Evidence] = {}
 
     async def intercept_service(  # type: ignore[override]  # the stubs forget that None means "no such method"
@@ -57,10 +61,11 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         method = handler_call_details.method
         if method.startswith(HEALTH_SERVICE):
             return handler  # type: ignore[no-any-return]  # handlers are tuples of gRPC's own, untyped here
-        keys = {str(key).lower() for key, _ in handler_call_details.invocation_metadata or ()}
-        return self._guarded(handler, method, bearer="authorization" in keys)
+        metadata = handler_call_details.invocation_metadata or ()
+        authorization = tuple(value for key, value in metadata if str(key).lower() == "authorization")
+        return self._guarded(handler, method, authorization)
 
-    def _guarded(self, handler: Any, method: str, *, bearer: bool) -> _Handler:
+    def _guarded(self, handler: Any, method: str, authorization: Authorization) -> _Handler:
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             behaviour = getattr(handler, kind)
             if behaviour is not None:
@@ -72,7 +77,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         async def guarded(request: Any, context: _Context) -> Any:
             with ExitStack() as admission:
                 try:
-                    caller = self._admit(method, context, bearer=bearer)
+                    caller = self._admit(method, context, authorization)
                     admission.enter_context(self._quotas.admitted(method, caller.id))
                     set_caller(caller)
                     if not handler.request_streaming:
@@ -85,16 +90,15 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         reader = decode if handler.request_streaming else None
         return handler._replace(request_deserializer=reader, **{kind: guarded})  # type: ignore[no-any-return]  # as above
 
-    def _admit(self, method: str, context: _Context, *, bearer: bool) -> Caller:
-        """Who calls. One identity per connection: the certificate's, and no bearer token beside it (design 3)."""
-        if bearer:
-            raise self._refusal(
-                method, "`authorization` metadata is not taken here: the client certificate says who calls"
-            )
+    def _admit(self, method: str, context: _Context, authorization: Authorization) -> Caller:
+        """Who calls: by the one thing that names anybody on this listener."""
+        try:
+            evidence = self._presented(context, authorization)
+        except InvalidInputError as error:
+            raise self._refusal(method, str(error)) from error
         reason = self._stale()
         if reason is not None:
             raise CallLostError("identity_unavailable", f"the gateway cannot judge identities now: {reason}")
-        evidence = dict(context.auth_context())
         try:
             peer = self._verify(evidence)
         except InvalidInputError as error:
@@ -104,7 +108,9 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def _one_copy(self, evidence: Evidence) -> Evidence:
         """The same evidence, shared by all calls that it comes with: gRPC makes 4 KiB of it anew for each stream."""
-        key = tuple((name, *values) for name, values in evidence.items())
+        key: tuple[object, ...] = (
+            (evidence,) if isinstance(evidence, str) else tuple((name, *values) for name, values in evidence.items())
+        )
         if len(self._evidence) >= MAX_IDENTITIES:
             self._evidence.clear()
         return self._evidence.setdefault(key, evidence)

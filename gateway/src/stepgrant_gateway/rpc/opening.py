@@ -42,7 +42,7 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
         raise ProtocolError("this gateway knows no assignments: leave Open.assignment out")
     task_type = wire.bounded(message.task_type, 128, "Open.task_type", least=1)
     purpose = wire.bounded(message.purpose, MAX_TEXT, "Open.purpose")
-    signed = open_message(speaker.gateway_id, nonce, peer.certificate_sha256)
+    signed = open_message(speaker.gateway_id, nonce, peer.credential_sha256)
     try:
         thumbprint = verify_open_proof(message.instance_key, message.signature, signed)
     except InvalidInputError as error:

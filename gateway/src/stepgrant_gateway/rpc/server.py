@@ -13,6 +13,7 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 
 from stepgrant.v1 import agent_pb2_grpc, operator_pb2_grpc, verifier_pb2_grpc
 from stepgrant_gateway.core.errors import ConfigError
+from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.limits import (
@@ -92,40 +93,49 @@ SERVICES: Final[Mapping[str, Collection[str]]] = {
 
 
 class Server:
-    """The gateway's listener. What grpc.health.v1 says of it is what `show` was told last."""
+    """One listener of the gateway. What grpc.health.v1 says of it is what `show` was told last.
+
+    Without `verifier` and `operator` it serves agents only: who comes there can neither redeem nor lock.
+    """
 
     def __init__(
         self,
         interceptor: IdentityInterceptor,
         agent: AgentService,
-        verifier: VerifierService,
-        operator: OperatorService,
         transport: Transport,
+        verifier: VerifierService | None = None,
+        operator: OperatorService | None = None,
     ) -> None:
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(interceptor,), options=transport.options())
         agent_pb2_grpc.add_AgentGatewayServicer_to_server(agent, self._server)
-        verifier_pb2_grpc.add_GrantVerifierServicer_to_server(verifier, self._server)
-        operator_pb2_grpc.add_OperatorServicer_to_server(operator, self._server)
+        self._services = {"", "stepgrant.v1.AgentGateway"}
+        if verifier is not None:
+            verifier_pb2_grpc.add_GrantVerifierServicer_to_server(verifier, self._server)
+            self._services.add("stepgrant.v1.GrantVerifier")
+        if operator is not None:
+            operator_pb2_grpc.add_OperatorServicer_to_server(operator, self._server)
+            self._services.add("stepgrant.v1.Operator")
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    async def start(self, address: str, credentials: grpc.ServerCredentials) -> int:
+    async def start(self, setting: str, address: Address, credentials: grpc.ServerCredentials) -> int:
         """Listens, and says NOT_SERVING until `show` says otherwise; returns the port (the system's choice for port 0).
 
         Raises:
-            ConfigError: nothing can listen at `address`.
+            ConfigError: nothing can listen at `address`, which `setting` says.
         """
         await self.show(("starting",))
         try:
-            port = self._server.add_secure_port(address, credentials)
+            port = self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:
-            raise ConfigError(f"gateway.listen: nothing can listen at {address}; is the port taken?") from error
+            raise ConfigError(f"{setting}: nothing can listen at {address}; is the port taken?") from error
         await self._server.start()
         return port
 
     async def show(self, troubles: Collection[str]) -> None:
         """Says of each service whether it serves, now that there are these troubles (names of checks of health)."""
-        for service, lasting in SERVICES.items():
+        for service in self._services:
+            lasting = SERVICES[service]
             serves = all(trouble in lasting for trouble in troubles)
             answer = health_pb2.HealthCheckResponse
             await self._health.set(service, answer.SERVING if serves else answer.NOT_SERVING)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -53,7 +53,6 @@ class VerifiedJwtSvid:
     not_after: datetime
     token_sha256: bytes
     bundle_revision: str
-    token: str = field(repr=False)
 
 
 def verify_jwt_svid(token: str, audience: str, bundles: BundleSet, now: datetime) -> VerifiedJwtSvid:
@@ -88,7 +87,7 @@ def verify_jwt_svid(token: str, audience: str, bundles: BundleSet, now: datetime
     except InvalidInputError as error:
         raise InvalidSvidError(f"the JWT-SVID does not verify: {error}") from error
     digest = hashlib.sha256(token.encode("ascii")).digest()
-    return VerifiedJwtSvid(spiffe_id, not_before, not_after, digest, revision, token)
+    return VerifiedJwtSvid(spiffe_id, not_before, not_after, digest, revision)
 
 
 def _subject(claims: Mapping[str, Any]) -> SpiffeId:

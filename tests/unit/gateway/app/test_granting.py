@@ -33,7 +33,7 @@ async def test_a_grant_names_holder_tool_target_arguments_and_audience() -> None
         assert (claims.tool, claims.target, claims.audience) == ("orders.refund", "pg://orders/ord_00000042", ORDERS)
         assert (claims.task_id, claims.step_id, claims.grant_id) == (lease.opened.task_id, step.step_id, step.grant_id)
         assert (claims.tier.value, claims.uses) == ("sensitive", 1)
-        assert claims.confirmation == built.peer().certificate_sha256
+        assert claims.confirmation == built.peer().credential_sha256
         assert claims.expires_at - built.clock.now() == timedelta(seconds=20)
 
 

@@ -234,9 +234,9 @@ async def test_inv_04_a_step_that_was_moved_stays_bound_to_the_old_svid_and_ends
         built.clock.advance(timedelta(seconds=25))
         renewed = await second.renew(step.step_id)
         assert renewed.expires_at == old.not_after
-        assert from_payload(payload_of(renewed.token)).confirmation == old.certificate_sha256
+        assert from_payload(payload_of(renewed.token)).confirmation == old.credential_sha256
         fresh = await built.granted(second, "orders.search", {"query": "shoes"})
-        assert from_payload(payload_of(fresh.token)).confirmation == new.certificate_sha256
+        assert from_payload(payload_of(fresh.token)).confirmation == new.credential_sha256
         assert fresh.expires_at > old.not_after
 
 

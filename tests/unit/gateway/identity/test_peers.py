@@ -51,7 +51,7 @@ def test_a_verified_peer_is_the_svids_id_its_end_and_the_leafs_digest(
     svid = authority.issue("agent/support", not_after=START + timedelta(hours=1))
     peer = bench.verifier.verify(evidence(svid, with_leaf=with_leaf))
     assert (str(peer.spiffe_id), peer.method, peer.not_after) == (ID, "x509", START + timedelta(hours=1))
-    assert len(peer.certificate_sha256) == 32
+    assert len(peer.credential_sha256) == 32
 
 
 def ca_true(authority: TestAuthority) -> IssuedSvid:

@@ -155,7 +155,7 @@ async def test_calls_that_come_with_the_same_evidence_share_one_copy_of_it(face)
 
     def admitted(chain: bytes) -> Evidence:
         context = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [b"leaf"], "chain": [chain]})
-        return interceptor._admit("/a/method", context, bearer=False).evidence
+        return interceptor._admit("/a/method", context, ()).evidence
 
     assert admitted(b"one") is admitted(b"one")
     assert admitted(b"other") == {"x509_pem_cert": [b"leaf"], "chain": [b"other"]}
@@ -169,6 +169,6 @@ async def test_nothing_is_kept_of_a_caller_who_is_not_verified(face):
 
     interceptor = IdentityInterceptor(verify, lambda: None, lambda method, reason: None, face.quotas)
     with pytest.raises(UnauthenticatedError):
-        interceptor._admit("/a/method", SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [b"l"]}), bearer=False)
+        interceptor._admit("/a/method", SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [b"l"]}), ())
 
     assert not interceptor._evidence

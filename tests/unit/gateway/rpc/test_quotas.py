@@ -21,7 +21,7 @@ from tests.kit.face import AGENT, GRANT, STEP, Face, serving
 from tests.unit.gateway.rpc.test_interceptor import METHODS, status_of
 
 ME = str(AGENT.spiffe_id)
-QUIET = Peer(parse_spiffe_id("spiffe://acme.org/agent/quiet"), "x509", AGENT.not_after, AGENT.certificate_sha256)
+QUIET = Peer(parse_spiffe_id("spiffe://acme.org/agent/quiet"), "x509", AGENT.not_after, AGENT.credential_sha256)
 PERFORM = "/stepgrant.v1.AgentGateway/PerformTask"
 WATCH = "/stepgrant.v1.GrantVerifier/Watch"
 TAIL = "/stepgrant.v1.Operator/TailLedger"

@@ -190,4 +190,3 @@ def test_no_message_shows_the_token() -> None:
     with pytest.raises(InvalidSvidError) as caught:
         verify(token)
     assert token.split(".")[2] not in str(caught.value)
-    assert token.split(".")[2] not in repr(verify(OURS.sign(claims())))
