@@ -21,6 +21,7 @@ from stepgrant.ids import ulid
 from stepgrant.intent import from_python
 from stepgrant.selector import matches
 from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.subject import SubjectId
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
@@ -47,6 +48,7 @@ from stepgrant_gateway.storage.memory import MemoryLedger
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
 from tests.kit.clock import ManualClock
+from tests.kit.subjects import JO, KnownTokens, subject_of
 
 T = TypeVar("T")
 SUPPORT = Path(__file__).parents[2] / "examples" / "demo" / "policy"
@@ -143,6 +145,7 @@ class Heart:
             delivery=delivery,
             observer=heard,
         )
+        self.tokens = KnownTokens()
         self.tasks = Tasks(
             state=self.state,
             clock=self.clock,
@@ -157,6 +160,7 @@ class Heart:
                 journal=self.journal,
                 endings=self.endings,
             ),
+            prover=self.tokens,
             observer=heard,
         )
         self.redeeming = Redeeming(
@@ -186,15 +190,33 @@ class Heart:
         *,
         peer: Peer | None = None,
         jkt: bytes = b"k" * 32,
+        subject_token: str = "",
     ) -> TaskLease:
         """An open task; fails the test when it is denied."""
-        given = from_python(REFUND if parameters is None else parameters)
-        assert isinstance(given, dict)
-        lease = await self.tasks.open(
-            peer or self.peer(), OpenTask(task_type, given, "a test", jkt), self.pushed.append
-        )
+        lease = await self.ask(task_type, parameters, peer=peer, jkt=jkt, subject_token=subject_token)
         assert isinstance(lease, TaskLease), lease
         return lease
+
+    async def ask(
+        self,
+        task_type: str = "Refund",
+        parameters: dict[str, object] | None = None,
+        *,
+        peer: Peer | None = None,
+        jkt: bytes = b"k" * 32,
+        subject_token: str = "",
+    ) -> TaskLease | Denial:
+        """An open task, or why not."""
+        given = from_python(REFUND if parameters is None else parameters)
+        assert isinstance(given, dict)
+        request = OpenTask(task_type, given, "a test", jkt, subject_token=subject_token)
+        return await self.tasks.open(peer or self.peer(), request, self.pushed.append)
+
+    def token(self, of: SubjectId = JO, *, lives: timedelta = timedelta(minutes=10), **claims: object) -> str:
+        """A token that proves this user for so long, with these claims."""
+        token = f"token {len(self.tokens.tokens)}"
+        self.tokens.tokens[token] = subject_of(of, self.clock.now() + lives, claims)
+        return token
 
     async def take(
         self,
@@ -205,12 +227,14 @@ class Heart:
         task_type: str = "Refund",
         parameters: dict[str, object] | None = None,
         pushed: list[Pushed] | None = None,
+        subject_token: str = "",
     ) -> TaskLease | Denial:
         """What another stream gets that comes with a resume token; by default of the same agent, with the same words."""
         given = from_python(REFUND if parameters is None else parameters)
         assert isinstance(given, dict)
         hear = self.pushed if pushed is None else pushed
-        return await self.tasks.open(peer or self.peer(), OpenTask(task_type, given, "a test", jkt, token), hear.append)
+        request = OpenTask(task_type, given, "a test", jkt, token, subject_token)
+        return await self.tasks.open(peer or self.peer(), request, hear.append)
 
     async def taken(self, token: bytes, **more: object) -> TaskLease:
         """The lease that was taken up; fails the test when it is denied."""
@@ -254,7 +278,9 @@ class Heart:
             *(lock.selector for lock in self.state.lifted),
         ]
         return step.code == "locked" and any(
-            matches(selector, workload=AGENT, task_type="Refund", tool=step.declared.tool, target=step.target)
+            matches(
+                selector, workload=AGENT, task_type="Refund", tool=step.declared.tool, target=step.target, subject=None
+            )
             for selector in selectors
         )
 

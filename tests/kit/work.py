@@ -33,7 +33,9 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
             workload = f"spiffe://a/{numbers.randrange(4)}"
             jkt = numbers.randrange(6).to_bytes(32, "big").hex()
             labels = ["old"] * (numbers.random() < 0.3)
-            note(EventType.TASK_OPENED, task=opened, workload=workload, instance_jkt=jkt, labels=labels)
+            user = {"iss": "https://login.acme.test", "sub": f"u-{numbers.randrange(3)}"}
+            subject = {"subject": user} if numbers.random() < 0.5 else {}
+            note(EventType.TASK_OPENED, task=opened, workload=workload, instance_jkt=jkt, labels=labels, **subject)
         elif choice < 0.5:
             tasks[task].append(step := fresh())
             labels = numbers.sample(["confidential", "untrusted"], numbers.randrange(3))
@@ -41,7 +43,9 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
                 name: f"{numbers.randrange(500) / 100}"
                 for name in numbers.sample(["mails", "refunds"], numbers.randrange(3))
             }
-            note(EventType.STEP_GRANTED, task=task, step=step, grant=fresh(), exp_ms=1, labels=labels, deltas=deltas)
+            granted = {"grant": fresh(), "exp_ms": 1, "labels": labels, "deltas": deltas}
+            by_subject = {"by_subject": sorted(deltas)[:1]} if "refunds" in deltas else {}
+            note(EventType.STEP_GRANTED, task=task, step=step, **granted, **by_subject)
         elif choice < 0.55 and tasks[task]:
             note(EventType.STEP_RENEWED, task=task, step=tasks[task][-1], grant=fresh(), exp_ms=2)
         elif choice < 0.85 and tasks[task]:

@@ -40,6 +40,7 @@ def open_message(
     instance_key: bytes,
     signature: bytes,
     resume_token: bytes = b"",
+    subject_token: str = "",
 ) -> agent_pb2.Open:
     """The first message of the agent: asks to open the task, or with a resume token to take it up again."""
     return agent_pb2.Open(
@@ -50,6 +51,7 @@ def open_message(
         instance_key=instance_key,
         signature=signature,
         resume_token=resume_token,
+        subject_token=subject_token,
     )
 
 

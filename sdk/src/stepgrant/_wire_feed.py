@@ -33,6 +33,7 @@ from stepgrant.feed import (
 from stepgrant.grant import Binding
 from stepgrant.ids import parse_tool, parse_ulid
 from stepgrant.selector import Selector
+from stepgrant.subject import MAX_SUBJECT_ID_CHARACTERS
 from stepgrant.target import template_arguments
 from stepgrant.v1 import agent_pb2, types_pb2, verifier_pb2
 
@@ -141,6 +142,7 @@ def _selector(message: types_pb2.Selector) -> Selector:
         task_type=_text(message.task_type, 128, "selector.task_type", empty=True) or None,
         tool=_text(message.tool, 256, "selector.tool", empty=True) or None,
         target=_text(message.target, 2048, "selector.target", empty=True) or None,
+        subject=_text(message.subject, MAX_SUBJECT_ID_CHARACTERS, "selector.subject", empty=True) or None,
     )
 
 

@@ -83,10 +83,16 @@ class Client:
 
     @contextmanager
     def task(
-        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+        self,
+        task_type: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        purpose: str = "",
+        subject_token: str | None = None,
     ) -> Iterator[Task]:
         """An open task for as long as the block runs; as `stepgrant.Client.task`."""
-        with _opened(self._loop, self._inner.opened(task_type, parameters, purpose=purpose)) as inner:
+        opening = self._inner.opened(task_type, parameters, purpose=purpose, subject_token=subject_token)
+        with _opened(self._loop, opening) as inner:
             yield Task(inner)
 
     def close(self) -> None:
@@ -102,7 +108,7 @@ def connect(
 
 
 @contextmanager
-def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
+def task(task_type: str, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
     """An open task that the tools called inside work for; as `stepgrant.task`.
 
     In a thread of asynchronous code that entered a client, it is that client's, and served by its loop.
@@ -110,7 +116,7 @@ def task(task_type: str, /, **parameters: object) -> Iterator[Task]:
     ambient = asynchronous.CURRENT_CLIENT.get()
     loop = (None if ambient is None else ambient.loop) or _loop(os.getpid())
     client = wait_for(loop, current_client())
-    with _opened(loop, client.opened(task_type, parameters)) as inner:
+    with _opened(loop, client.opened(task_type, parameters, subject_token=subject_token)) as inner:
         yield Task(inner)
 
 

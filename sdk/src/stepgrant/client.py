@@ -26,6 +26,7 @@ from stepgrant.session import Ends, GetToken, Opening, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import leave
+from stepgrant.subject import MAX_SUBJECT_TOKEN
 from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
@@ -92,25 +93,37 @@ class Client:
 
     @asynccontextmanager
     async def task(
-        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+        self,
+        task_type: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        purpose: str = "",
+        subject_token: str | None = None,
     ) -> AsyncIterator[Task]:
         """An open task for as long as the block runs; tools called inside work for it. An exception closes it as failed.
+
+        `subject_token`: the OIDC token of the user on whose behalf it runs. The task ends with that token at the latest.
 
         Raises:
             Denied: the gateway does not let this workload open this task.
             GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
         """
-        async with self.opened(task_type, parameters, purpose=purpose) as task:
+        async with self.opened(task_type, parameters, purpose=purpose, subject_token=subject_token) as task:
             with working_for(task):
                 yield task
 
     @asynccontextmanager
     async def opened(
-        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+        self,
+        task_type: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        purpose: str = "",
+        subject_token: str | None = None,
     ) -> AsyncIterator[Task]:
         """As `task`, but nothing that is called inside works for it unless it is told to."""
-        opening = self._opening(task_type, parameters or {}, purpose)
+        opening = self._opening(task_type, parameters or {}, purpose, subject_token)
         clock = self._clock or LoopClock()
         links = self._own_links(clock)
         lease = await open_lease(functools.partial(self._open, links, opening), clock)
@@ -184,15 +197,22 @@ class Client:
             self._links = Links(self._address, self._gateway_id, self._identity, clock.now)
         return self._links
 
-    def _opening(self, task_type: str, parameters: Mapping[str, object], purpose: str) -> Opening:
+    def _opening(
+        self, task_type: str, parameters: Mapping[str, object], purpose: str, subject_token: str | None
+    ) -> Opening:
         try:
             parse_name(task_type, "the task type")
         except InvalidIdError as error:
             raise MisuseError(str(error)) from error
         if len(purpose) > MAX_PURPOSE:
             raise MisuseError(f"the purpose of {task_type} takes more than {MAX_PURPOSE} characters: shorten it")
+        if subject_token is not None and not 0 < len(subject_token) <= MAX_SUBJECT_TOKEN:
+            raise MisuseError(
+                f"the subject token of {task_type} is empty or takes more than {MAX_SUBJECT_TOKEN} characters: give the OIDC"
+                " token itself, or leave it out"
+            )
         text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
-        return Opening(task_type, text, purpose)
+        return Opening(task_type, text, purpose, subject_token or "")
 
 
 def connect(

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any, Final
 
 from stepgrant.compact import base64url, from_base64url
-from stepgrant.errors import GrantRefusedError, RefusalCode
+from stepgrant.errors import GrantRefusedError, InvalidIdError, RefusalCode
+from stepgrant.subject import SubjectId
 
 GRANT_TYPE: Final = "stepgrant+jwt"
 GRANT_ALGORITHM: Final = "ES256"
@@ -85,6 +86,8 @@ class GrantClaims:
     tier: Tier
     uses: int | None
     policy_digest: str
+    on_behalf_of: SubjectId | None = None
+    """The user on whose behalf the task runs; None = nobody's."""
 
     @property
     def must_be_redeemed(self) -> bool:
@@ -122,6 +125,8 @@ def to_payload(claims: GrantClaims) -> dict[str, Any]:
     }
     if claims.uses is not None:
         payload["uses"] = claims.uses
+    if claims.on_behalf_of is not None:
+        payload["on_behalf_of"] = {"iss": claims.on_behalf_of.issuer, "sub": claims.on_behalf_of.subject}
     return payload
 
 
@@ -175,6 +180,7 @@ def from_payload(payload: bytes) -> GrantClaims:
         tier=tier,
         uses=uses,
         policy_digest=_text(document, "pol"),
+        on_behalf_of=_subject(document["on_behalf_of"]) if "on_behalf_of" in document else None,
     )
 
 
@@ -198,6 +204,7 @@ _CLAIMS: Final = frozenset(
         "tier",
         "uses",
         "pol",
+        "on_behalf_of",
     ]
 )
 _MAX_TIME: Final = 253402300799
@@ -232,6 +239,15 @@ def _confirmation(cnf: object) -> tuple[Binding, bytes]:
                 if len(thumbprint) == 32:
                     return binding, thumbprint
     raise _bad("`cnf` is not exactly one SHA-256 thumbprint")
+
+
+def _subject(value: object) -> SubjectId:
+    if not isinstance(value, dict) or set(value) != {"iss", "sub"}:
+        raise _bad("`on_behalf_of` is not an object of `iss` and `sub`")
+    try:
+        return SubjectId(_text(value, "iss"), _text(value, "sub"))
+    except InvalidIdError as error:
+        raise _bad(f"`on_behalf_of`: {error}") from error
 
 
 def _text(document: Mapping[str, Any], name: str) -> str:

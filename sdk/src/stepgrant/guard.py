@@ -21,8 +21,10 @@ _R = TypeVar("_R")
 
 
 @asynccontextmanager
-async def task(task_type: str, /, **parameters: object) -> AsyncIterator[Task]:
-    """An open task that the tools called inside work for.
+async def task(
+    task_type: str, /, *, subject_token: str | None = None, **parameters: object
+) -> AsyncIterator[Task]:  # fmt: skip
+    """An open task that the tools called inside work for, on behalf of the user whom `subject_token` (OIDC) is about.
 
     The client is the innermost that was entered with `async with stepgrant.connect(...)`; without one, the process has one
     of its own, made from STEPGRANT_GATEWAY, STEPGRANT_GATEWAY_ID and SPIFFE_ENDPOINT_SOCKET and closed with the loop.
@@ -33,7 +35,7 @@ async def task(task_type: str, /, **parameters: object) -> AsyncIterator[Task]:
         ArgumentsInvalidError: strict JSON cannot carry the parameters.
     """
     client = await current_client()
-    async with client.task(task_type, parameters) as opened:
+    async with client.task(task_type, parameters, subject_token=subject_token) as opened:
         yield opened
 
 

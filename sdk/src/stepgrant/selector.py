@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stepgrant.errors import InvalidInputError
+from stepgrant.subject import parse_subject_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,26 +13,35 @@ class Selector:
     """What a lock is about. Every field that is set must match; at least one is set.
 
     `workload`: a SPIFFE ID, matched with all that lie below it by whole path segments. `tool`: `server.name` or
-    `server.*`. `target`: with `*` for any run of characters.
+    `server.*`. `target`: with `*` for any run of characters. `subject`: `issuer#sub`, exactly.
     """
 
     workload: str | None = None
     task_type: str | None = None
     tool: str | None = None
     target: str | None = None
+    subject: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a selector that says nothing, or says it with an empty text."""
-        fields = (self.workload, self.task_type, self.tool, self.target)
+        fields = (self.workload, self.task_type, self.tool, self.target, self.subject)
         if not any(fields) or "" in fields:
-            raise InvalidInputError("a lock needs a workload, a task type, a tool or a target, and none of them empty")
+            raise InvalidInputError(
+                "a lock needs a workload, a task type, a tool, a target or a subject, and none of them empty"
+            )
+        if self.subject is not None:
+            parse_subject_id(self.subject)
 
 
-def matches(selector: Selector, *, workload: str, task_type: str, tool: str | None, target: str | None) -> bool:
+def matches(
+    selector: Selector, *, workload: str, task_type: str, tool: str | None, target: str | None, subject: str | None
+) -> bool:
     """True if a grant (or, with tool and target None, a task about to open) falls under the selector.
 
-    Opening a task matches only a selector that names neither tool nor target.
+    Opening a task matches only a selector that names neither tool nor target. `subject` None: on nobody's behalf.
     """
+    if selector.subject is not None and selector.subject != subject:
+        return False
     if selector.workload is not None and workload != selector.workload:
         prefix = selector.workload.rstrip("/") + "/"
         if not workload.startswith(prefix):

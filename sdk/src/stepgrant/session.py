@@ -35,6 +35,7 @@ class Opening:
     task_type: str
     parameters_json: str = field(repr=False)
     purpose: str
+    subject_token: str = field(default="", repr=False)
 
 
 SignOpen: TypeAlias = Callable[[Challenge], tuple[bytes, bytes]]
@@ -148,6 +149,7 @@ class Session:
             instance_key=instance_key,
             signature=signature,
             resume_token=resume_token,
+            subject_token=opening.subject_token,
         )
         answer: Opened | Denial = await self.ask("open", message, "", (Opened, Denial))
         return answer

@@ -38,7 +38,10 @@ def test_each_kind_of_event_comes_over_the_wire_as_it_was():
     double = GatewayDouble()
     announced = double.keys.announcements()[0]
     revoked = gateway.RevokedGrant(some_ulid("g"), AUDIENCE, LATER, "completed", START)
-    a_lock = gateway.Lock(some_ulid("lock"), Selector(tool="orders.*"), "incident 7", START, "spiffe://acme.org/op")
+    jo = "https://login.acme.test#u-17"
+    a_lock = gateway.Lock(
+        some_ulid("lock"), Selector(tool="orders.*", subject=jo), "incident 7", START, "spiffe://acme.org/op"
+    )
     lifting = gateway.LiftedLock(some_ulid("lock"), Selector(target="pg://*"), START, START + timedelta(minutes=1))
     catalog = gateway.CatalogSlice(
         AUDIENCE, Binding.KEY, (gateway.ToolSlice(TOOL.tool, TOOL.digest, TOOL.target_template),)
@@ -47,7 +50,7 @@ def test_each_kind_of_event_comes_over_the_wire_as_it_was():
 
     assert value(announced) == double.key(announced)
     assert value(revoked) == RevokedGrant(some_ulid("g"), LATER, "completed", START)
-    assert value(a_lock) == lock(Selector(tool="orders.*"))
+    assert value(a_lock) == lock(Selector(tool="orders.*", subject=jo))
     assert value(lifting) == lifted(Selector(target="pg://*"), START)
     assert value(catalog).tools == (TOOL,)
     assert value(heartbeat).checkpoint == double.checkpoint(3).__class__(

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from stepgrant.errors import DenialCode
+from stepgrant.errors import Denial, DenialCode
 from stepgrant.intent import Json, canonical
 from stepgrant.selector import matches
 from stepgrant_gateway.app.refusals import PARENT_NOT_LIVE, limit
@@ -24,15 +24,17 @@ from stepgrant_gateway.core.decision import (
     StepFacts,
     TaskFacts,
     Verdict,
+    refuse_uncounted,
 )
 from stepgrant_gateway.core.delegation import contains, violation
 from stepgrant_gateway.core.grants import Bound, Lifetime, Terms, bound_lifetime, settle_terms
-from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.principal import Peer, Subject
 from stepgrant_gateway.core.revocation import Lock
 
 _EXPIRING = {
     DenialCode.TASK_EXPIRING: "less than a second is left of the task's max_age. Close the task and open another.",
     DenialCode.IDENTITY_EXPIRING: "less than a second is left of the SVID of this stream. Open the task anew with the next one.",
+    DenialCode.SUBJECT_EXPIRING: "less than a second is left of the subject's token. Open the task anew with the next one.",
     DenialCode.STEP_EXPIRING: "less than a second would be left of the step. Report it, and declare another.",
     DenialCode.PARENT_ENDED: "less than a second is left of the parent's grant. Renew the parent first.",
 }
@@ -55,18 +57,23 @@ class Rejected:
     question: Question | None = None
 
 
-def locked(state: State, *, workload: str, task_type: str, tool: str | None, target: str | None) -> Refused | None:
-    """The refusal of the first lock that matches, or None."""
-    lock = lock_on(state, workload=workload, task_type=task_type, tool=tool, target=target)
+def locked(state: State, task: Task, *, tool: str | None, target: str | None) -> Refused | None:
+    """The refusal of the first lock that matches, or None. Tool and target None: of the task itself."""
+    lock = lock_on(state, task, tool=tool, target=target)
     return None if lock is None else lock_refusal(lock)
 
 
-def lock_on(state: State, *, workload: str, task_type: str, tool: str | None, target: str | None) -> Lock | None:
+def lock_on(state: State, task: Task, *, tool: str | None, target: str | None) -> Lock | None:
     """The first lock in force that matches, or None."""
-    for lock in state.locks.values():
-        if matches(lock.selector, workload=workload, task_type=task_type, tool=tool, target=target):
-            return lock
-    return None
+    return next((lock for lock in state.locks.values() if falls_under(lock, task, tool=tool, target=target)), None)
+
+
+def falls_under(lock: Lock, task: Task, *, tool: str | None, target: str | None) -> bool:
+    """True if the lock matches a step of the task, or with tool and target None the task itself."""
+    return matches(
+        lock.selector, workload=task.workload, task_type=task.task_type.name, tool=tool, target=target,
+        subject=task.on_behalf_of,
+    )  # fmt: skip
 
 
 def lock_refusal(lock: Lock) -> Refused:
@@ -94,12 +101,14 @@ def facts(task: Task, now: datetime, *, without: str = "") -> TaskFacts:
     )
 
 
-def decide_open(state: State, task: Task, now: datetime, peer: Peer) -> Permitted | Rejected:
-    """Whether `peer` may open the task, or take it up again."""
+def decide_open(
+    state: State, task: Task, now: datetime, peer: Peer, subject: Subject | None
+) -> Permitted | Rejected:  # fmt: skip
+    """Whether `peer` may open the task, or take it up again, on behalf of `subject` as its latest token says."""
     budget = {name: state.book(task, name).spent(now, ("", "")) for name in state.policy.catalog.budgets}
-    question = Question(facts(task, now), StepFacts(), None, budget, peer.method, now)
+    question = Question(facts(task, now), StepFacts(), None, budget, peer.method, now, subject=subject)
     verdict = state.policy.evaluate(question)
-    refused = locked(state, workload=task.workload, task_type=task.task_type.name, tool=None, target=None)
+    refused = locked(state, task, tool=None, target=None)
     if refused is not None and not (isinstance(verdict, Refused) and verdict.code is DenialCode.NO_PERMIT):
         # Who may not open this type does not learn that it is locked, nor why (invariant 12).
         return Rejected(refused, question)
@@ -137,9 +146,9 @@ def place(task: Task, step: Step, call: Call) -> Refused | None:
 
 def decide_step(state: State, task: Task, step: Step, call: Call, now: datetime) -> Decided | Rejected:
     """Whether the step gets a grant now, and on which terms. The same for a first grant and for a renewal."""
-    refused = locked(
-        state, workload=task.workload, task_type=task.task_type.name, tool=call.tool.name, target=call.target
-    )
+    refused = locked(state, task, tool=call.tool.name, target=call.target)
+    if refused is None:
+        refused = refuse_uncounted(state.policy.catalog.budgets, call, task.subject)
     if refused is not None:
         return Rejected(refused)
     question = Question(
@@ -156,6 +165,7 @@ def decide_step(state: State, task: Task, step: Step, call: Call, now: datetime)
         },
         peer_method=step.peer.method,
         now=now,
+        subject=task.subject,
     )
     verdict = _explained(state, question, call)
     if isinstance(verdict, Refused):
@@ -186,9 +196,9 @@ def reconsider(state: State, task: Task, step: Step) -> Refused | None:
         )
     if call.envelope != step.call.envelope:
         return Refused(DenialCode.TOOL_CHANGED, "the catalog now gives its children other bounds.", "declare it again.")
-    refused = locked(
-        state, workload=task.workload, task_type=task.task_type.name, tool=call.tool.name, target=call.target
-    )
+    refused = locked(state, task, tool=call.tool.name, target=call.target)
+    if refused is None:
+        refused = refuse_uncounted(catalog.budgets, call, task.subject)
     if refused is not None:
         return refused
     budget = {name: step.question.budget.get(name, call.deltas.get(name, Decimal(0))) for name in catalog.budgets}
@@ -199,12 +209,26 @@ def reconsider(state: State, task: Task, step: Step) -> Refused | None:
         reported=frozenset(task.reported),
         denials=task.denials,
     )
-    verdict = state.policy.evaluate(replace(step.question, task=seen, call=call, budget=budget))
+    question = replace(step.question, task=seen, call=call, budget=budget, subject=task.subject)
+    verdict = state.policy.evaluate(question)
     if isinstance(verdict, Refused):
         return verdict
     if call.tier is not step.grant.terms.tier or call.tool.audience != step.call.tool.audience:
         return Refused(DenialCode.TOOL_CHANGED, "the tool's tier or audience has changed.", "declare it again.")
     return None
+
+
+def subject_document(state: State, subject: Subject | None) -> dict[str, Any]:
+    """What the ledger's input says of a subject: who, and the declared claims; nothing where there is none."""
+    if subject is None:
+        return {}
+    claims = state.policy.catalog.prepare_subject(subject)
+    return {"subject": subject_id(subject), "claims": {} if isinstance(claims, Denial) else dict(claims)}
+
+
+def subject_id(subject: Subject) -> dict[str, str]:
+    """`iss` and `sub`, as records and grants say them."""
+    return {"iss": subject.id.issuer, "sub": subject.id.subject}
 
 
 def intent_document(task: Task, declared: DeclareStep, call: Call | None) -> dict[str, Json]:
@@ -274,6 +298,9 @@ def _bounds(task: Task, step: Step) -> list[Bound]:
         Bound(task.expires_at, DenialCode.TASK_EXPIRING),
         Bound(step.peer.not_after, DenialCode.IDENTITY_EXPIRING),
     ]
+    if task.subject is not None:
+        # In front, since the task ends with it as well, and of two that are alike the first one names the denial.
+        bounds.insert(0, Bound(task.subject.expires_at, DenialCode.SUBJECT_EXPIRING))
     if step.ends_at is not None:
         bounds.append(Bound(step.ends_at, DenialCode.STEP_EXPIRING))
     bounds.extend(

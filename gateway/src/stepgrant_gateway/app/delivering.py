@@ -131,6 +131,7 @@ class Delivery:
             tier=grant.terms.tier,
             uses=step.uses_left,
             policy_digest=grant.policy_digest,
+            on_behalf_of=None if task.subject is None else task.subject.id,
         )
 
     def _expire(self, task: Task, step: Step, at: datetime) -> Deadline:

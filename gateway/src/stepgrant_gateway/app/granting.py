@@ -21,6 +21,7 @@ from stepgrant_gateway.app.authorizer import (
     intent_digest,
     intent_document,
     place,
+    subject_document,
 )
 from stepgrant_gateway.app.delivering import Delivery
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, UNRECORDED, USED_UP, denial, limit, over
@@ -45,6 +46,7 @@ RUNS_OUT: Final = frozenset(
         DenialCode.STEP_EXPIRING,
         DenialCode.TASK_EXPIRING,
         DenialCode.IDENTITY_EXPIRING,
+        DenialCode.SUBJECT_EXPIRING,
         DenialCode.PARENT_ENDED,
         DenialCode.UNRECORDED,
     }
@@ -179,6 +181,7 @@ class Granting:
             **granted(call, decided.terms, decided.lifetime, grant_id=grant.grant_id, decision_id=grant.decision_id),
             "labels": sorted(call.tool.labels),
             "deltas": {name: str(amount) for name, amount in call.deltas.items()},
+            **self._by_subject(call),
         }
         receipt = self._record(EventType.STEP_GRANTED, task, step, call, now, data, document, decided.question)
         # Signed while the ledger is at it, and handed out once that is durable (invariant 3).
@@ -190,6 +193,12 @@ class Granting:
             return self._delivery.deliver(task, step, call, grant, signed)
 
         return self._when_durable(receipt, step, now, conclude)
+
+    def _by_subject(self, call: Call) -> dict[str, list[str]]:
+        """Which of the deltas a fold counts for the subject; not said where there are none."""
+        budgets = self._state.policy.catalog.budgets
+        names = sorted(name for name in call.deltas if budgets[name].per == "subject")
+        return {"by_subject": names} if names else {}
 
     def _renew(self, task: Task, step: Step, call: Call, decided: Decided) -> Answer[StepGranted | Denial]:
         old, new = step.held, self._delivery.hold(task, step, call, decided)
@@ -278,10 +287,12 @@ class Granting:
             "revision": self._state.revision,
         }
         context = {"context": context_document(question)} if question is not None else {}
+        context |= subject_document(self._state, task.subject)
         # What does not fit the tool's schema could be anything, so its values are kept as keyed digests only.
         arguments = document["arguments"]
         unknown = call.sensitive if call is not None else frozenset(arguments if isinstance(arguments, dict) else ())
-        event = Event(kind, now, whole, {**document, **context}, task.parameters.sensitive | unknown)
+        sensitive = task.parameters.sensitive | unknown | self._state.policy.catalog.sensitive_claims
+        event = Event(kind, now, whole, {**document, **context}, sensitive)
         return self._journal.record(event)
 
     def _when_durable(

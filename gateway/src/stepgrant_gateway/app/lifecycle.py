@@ -10,10 +10,18 @@ from typing import Final
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
-from stepgrant_gateway.app.authorizer import Rejected, decide_open
+from stepgrant_gateway.app.authorizer import Rejected, decide_open, facts, subject_document, subject_id
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.leasing import TaskLease
-from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, NOT_RESUMABLE, OVERLOADED, TAKING_UP, UNRECORDED, denial
+from stepgrant_gateway.app.refusals import (
+    CLOCK_WENT_BACK,
+    NO_SUBJECTS,
+    NOT_RESUMABLE,
+    OVERLOADED,
+    TAKING_UP,
+    UNRECORDED,
+    denial,
+)
 from stepgrant_gateway.app.resuming import Resuming, parameters_digest
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_TASKS, State, Task
@@ -22,8 +30,8 @@ from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer
-from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, SubjectProver
+from stepgrant_gateway.core.principal import Peer, Subject
 from stepgrant_gateway.core.recorded import MAX_RECORDED_TEXT
 from stepgrant_gateway.core.steps import StepInput
 
@@ -44,8 +52,10 @@ class Tasks:
         granting: Granting,
         endings: Endings,
         resuming: Resuming,
+        prover: SubjectProver | None = None,
         observer: Observer = UNOBSERVED,
     ) -> None:
+        """`prover` None: no subject is taken."""
         self._state = state
         self._clock = clock
         self._entropy = entropy
@@ -53,6 +63,7 @@ class Tasks:
         self._granting = granting
         self._endings = endings
         self._resuming = resuming
+        self._prover = prover
         self._observer = observer
         self._prepared = 0
 
@@ -76,15 +87,18 @@ class Tasks:
             return await self._deny(peer, request, now, decision_id, Rejected(OVERLOADED))
         if self._state.latest is not None and now < self._state.latest - LEEWAY:
             return await self._deny(peer, request, now, decision_id, Rejected(CLOCK_WENT_BACK))
+        subject = self._subject(peer, request, now)
+        if isinstance(subject, Refused):
+            return await self._deny(peer, request, now, decision_id, Rejected(subject))
         if request.resume_token:
-            taken = self._take(peer, request, now, decision_id, push)
+            taken = self._take(peer, request, subject, now, decision_id, push)
             if isinstance(taken, Rejected):
                 return await self._deny(peer, request, now, decision_id, taken)
             return self._lease(taken)
-        prepared = self._prepare(peer, request, now, push)
+        prepared = self._prepare(peer, request, subject, now, push)
         if isinstance(prepared, Rejected):
             return await self._deny(peer, request, now, decision_id, prepared)
-        verdict = decide_open(self._state, prepared, now, peer)
+        verdict = decide_open(self._state, prepared, now, peer, subject)
         if isinstance(verdict, Rejected):
             return await self._deny(peer, request, now, decision_id, verdict)
         self._state.tasks[prepared.task_id] = prepared
@@ -103,9 +117,15 @@ class Tasks:
                 "policy": self._state.policy.digest,
                 "revision": self._state.revision,
                 "expires_ms": int(prepared.expires_at.timestamp() * 1000),
+                **({} if subject is None else {"subject": subject_id(subject)}),
             },
-            input={"parameters": dict(prepared.parameters.values), "purpose": request.purpose, "vouched_by": "agent"},
-            sensitive=prepared.parameters.sensitive,
+            input={
+                "parameters": dict(prepared.parameters.values),
+                "purpose": request.purpose,
+                "vouched_by": "agent",
+                **subject_document(self._state, subject),
+            },
+            sensitive=prepared.parameters.sensitive | self._state.policy.catalog.sensitive_claims,
         )
         try:
             await self._journal.record(opened).durable()
@@ -131,19 +151,39 @@ class Tasks:
         for task in list(self._state.tasks.values()):
             self._endings.end_task(task, StepInput.REVOKE, code=code, reason=reason, by="gateway")
 
+    def _subject(self, peer: Peer, request: OpenTask, now: datetime) -> Subject | Refused | None:
+        """Whom the task is for, proven by the token; None without one.
+
+        Only who could open this type at all learns what is wrong with its token (invariant 12).
+        """
+        if not request.subject_token:
+            return None
+        proven: Subject | Refused = NO_SUBJECTS if self._prover is None else self._prover.prove(request.subject_token)
+        if isinstance(proven, Subject):
+            claims = self._state.policy.catalog.prepare_subject(proven)
+            if not isinstance(claims, Denial):
+                return proven
+            proven = Refused(claims.code, claims.reason, claims.next, claims.argument)
+        catalog = self._state.policy.catalog
+        if request.task_type not in catalog.task_types:
+            return NO_PERMIT
+        blank = self._task(peer, request, None, now, _silent, catalog.blank_parameters(request.task_type))
+        return proven if self._state.policy.concerns(facts(blank, now)) else NO_PERMIT
+
     def _take(
-        self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, push: Callable[[Pushed], None]
-    ) -> Task | Rejected:
+        self, peer: Peer, request: OpenTask, subject: Subject | None, now: datetime, decision_id: str,
+        push: Callable[[Pushed], None],
+    ) -> Task | Rejected:  # fmt: skip
         """The task, which is this stream's from now on. Without a pause: of two who come at once, one finds nothing."""
-        task = self._resuming.find(peer, request)
+        task = self._resuming.find(peer, request, subject)
         if task is None:
             return Rejected(NOT_RESUMABLE)
         if task.taken is not None and not task.taken.done():
             return Rejected(TAKING_UP)
-        verdict = decide_open(self._state, task, now, peer)
+        verdict = decide_open(self._state, task, now, peer, subject)
         if isinstance(verdict, Rejected):
             return verdict
-        self._resuming.take(task, peer, push, decision_id, verdict)
+        self._resuming.take(task, peer, subject, push, decision_id, verdict)
         return task
 
     def _lease(self, task: Task) -> TaskLease:
@@ -157,7 +197,9 @@ class Tasks:
             clock=self._clock,
         )
 
-    def _prepare(self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None]) -> Task | Rejected:
+    def _prepare(
+        self, peer: Peer, request: OpenTask, subject: Subject | None, now: datetime, push: Callable[[Pushed], None]
+    ) -> Task | Rejected:
         catalog = self._state.policy.catalog
         task_type = catalog.task_types.get(request.task_type)
         if task_type is None:
@@ -166,16 +208,17 @@ class Tasks:
         wrong = parameters if isinstance(parameters, Denial) else None
         if isinstance(parameters, Denial):
             parameters = catalog.blank_parameters(request.task_type)
-        task = self._task(peer, request, now, push, parameters)
+        task = self._task(peer, request, subject, now, push, parameters)
         if wrong is not None:
             # Only who could open this type at all may learn what is wrong with its parameters (invariant 12).
-            may = not isinstance(decide_open(self._state, task, now, peer), Rejected)
+            may = not isinstance(decide_open(self._state, task, now, peer, subject), Rejected)
             return Rejected(Refused(wrong.code, wrong.reason, wrong.next, wrong.argument) if may else NO_PERMIT)
         return task
 
     def _task(
-        self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None], parameters: Parameters
-    ) -> Task:
+        self, peer: Peer, request: OpenTask, subject: Subject | None, now: datetime, push: Callable[[Pushed], None],
+        parameters: Parameters,
+    ) -> Task:  # fmt: skip
         task_type = self._state.policy.catalog.task_types[request.task_type]
         self._prepared += 1
         if self._prepared % TIDY_EVERY == 0:
@@ -190,6 +233,7 @@ class Tasks:
             instance_jkt=request.instance_jkt,
             opened_at=now,
             push=push,
+            subject=subject,
             labels={label: {""} for label in remembered},
             parameters_sha256=parameters_digest(request),
             linger=self._state.linger,
@@ -231,3 +275,7 @@ class Tasks:
             except UnrecordedError:
                 return denial(UNRECORDED, decision_id)
         return denial(refused, decision_id)
+
+
+def _silent(_: Pushed) -> None:
+    """Nobody hears of a task that is only asked about."""

@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Final
 
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
-from stepgrant.selector import Selector, matches
+from stepgrant.selector import Selector
+from stepgrant_gateway.app.authorizer import falls_under
 from stepgrant_gateway.app.feed import KEPT, Feed
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
@@ -227,13 +228,16 @@ class Operating:
     async def _lock_out(self, lock: Lock) -> int:
         ended = 0
         async for task, step in self._endings.live_steps():
-            if matches(
-                lock.selector, workload=task.workload, task_type=task.task_type.name, tool=step.declared.tool,
-                target=step.target,
-            ):  # fmt: skip
+            if falls_under(lock, task, tool=step.declared.tool, target=step.target):
                 before = len(task.live)
                 self._endings.lock_out(task, step, lock)
                 ended += before - len(task.live)
+        if lock.selector.subject is not None:
+            # The subject, not the workload, is out: its tasks do not wait for better days.
+            for task in [
+                task for task in self._state.tasks.values() if falls_under(lock, task, tool=None, target=None)
+            ]:
+                self._endings.lock_out_task(task, lock)
         logger.warning(
             "Lock %s is in force, set by %s; it ended %d steps.",
             lock.lock_id, lock.issued_by, ended, extra={"event": "lock_set"},
@@ -262,6 +266,7 @@ def _described(lock: Lock) -> dict[str, object]:
             "task_type": selector.task_type,
             "tool": selector.tool,
             "target": selector.target,
+            **({"subject": selector.subject} if selector.subject is not None else {}),
         },
     }
 
@@ -269,7 +274,7 @@ def _described(lock: Lock) -> dict[str, object]:
 def _task_view(task: Task) -> TaskView:
     return TaskView(
         task.task_id, task.task_type.name, task.workload, task.opened_at, task.expires_at, len(task.live),
-        len(task.steps), tuple(sorted(task.labels)),
+        len(task.steps), tuple(sorted(task.labels)), task.on_behalf_of or "",
     )  # fmt: skip
 
 

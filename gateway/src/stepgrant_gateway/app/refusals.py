@@ -24,13 +24,20 @@ NOT_RESUMABLE = Refused(
 TAKING_UP = Refused(
     DenialCode.OVERLOADED, "the task was taken up a moment ago, and that is not recorded yet.", "try again in a moment."
 )
+NO_SUBJECTS = Refused(
+    DenialCode.SUBJECT_INVALID,
+    "this gateway takes no subject tokens.",
+    "open the task without one, or ask the operator for [[identity.subjects]].",
+)
 USED_UP = Refused(DenialCode.USES_EXHAUSTED, "the step's uses are used up.", "declare another step.")
 PARENT_NOT_LIVE = Refused(DenialCode.PARENT_ENDED, "the parent step is not live.", "declare the parent first.")
 
 
 def denial(refused: Refused, decision_id: str, step_id: str = "") -> Denial:
     """The refusal as the agent gets it."""
-    return Denial(refused.code, refused.reason, refused.next, refused.argument, decision_id, step_id)
+    return Denial(
+        refused.code, refused.reason, refused.next, refused.argument, decision_id, step_id, refused.retry_after
+    )
 
 
 def limit(reason: str, what_next: str) -> Refused:

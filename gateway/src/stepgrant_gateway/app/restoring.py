@@ -49,11 +49,12 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
     """Takes over locks, books and label memory; returns the ends that have to be recorded (design 3)."""
     state.locks.update(history.locks)
     state.latest = history.latest
-    for (name, workload), grains in history.spent.items():
+    for (name, owner), grains in history.spent.items():
         budget = state.policy.catalog.budgets.get(name)
-        if budget is None or budget.per == "task":
+        # A subject is `issuer#sub`, and no SPIFFE ID has a fragment.
+        if budget is None or budget.per != ("subject" if "#" in owner else "workload"):
             continue
-        book = state.books.setdefault((name, workload), Book(budget.window))
+        book = state.books.setdefault((name, owner), Book(budget.window))
         for spent in sorted(grains.values(), key=lambda spent: spent.at):
             book.reserve(Entry(spent.at, FORMER, spent.amount))
         book.settle(FORMER)

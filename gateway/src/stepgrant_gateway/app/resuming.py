@@ -13,7 +13,7 @@ from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskClosed
 from stepgrant_gateway.core.decision import Permitted
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal
-from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.principal import Peer, Subject
 
 TOKEN_BYTES: Final = 32
 """Of a resume token: random, so that its hash needs no salt."""
@@ -41,11 +41,12 @@ class Resuming:
         self._state.resumable[task.resume_sha256] = task
         return token
 
-    def find(self, peer: Peer, request: OpenTask) -> Task | None:
+    def find(self, peer: Peer, request: OpenTask, subject: Subject | None) -> Task | None:
         """The open task that this workload, this instance and these words may take up; None for any other reason alike.
 
         1. The token is the task's latest, and nobody has taken it. 2. The workload is the same. 3. So is the instance key,
-        which `Open` has proven. 4. So is the task type, 5. and the digest of the parameters as sent.
+        which `Open` has proven. 4. So is the task type, 5. and the digest of the parameters as sent. 6. So is the subject,
+        which a token has proven that is valid now: the first one, or a later one of the same user.
         """
         task = self._state.resumable.get(hashlib.sha256(request.resume_token).digest())
         if task is None or not task.open:
@@ -55,12 +56,14 @@ class Resuming:
             and task.instance_jkt == request.instance_jkt
             and task.task_type.name == request.task_type
             and task.parameters_sha256 == parameters_digest(request)
+            and task.on_behalf_of == (None if subject is None else str(subject.id))
         )
         return task if same else None
 
     def take(
-        self, task: Task, peer: Peer, push: Callable[[Pushed], None], decision_id: str, permitted: Permitted
-    ) -> None:
+        self, task: Task, peer: Peer, subject: Subject | None, push: Callable[[Pushed], None], decision_id: str,
+        permitted: Permitted,
+    ) -> None:  # fmt: skip
         """The task is this stream's from now on, and the token is used. To be called in one go with `find`.
 
         In force at once and recorded when the ledger can, like an end: it mints nothing, and what is granted on the new
@@ -68,7 +71,8 @@ class Resuming:
         """
         del self._state.resumable[task.resume_sha256]
         before, lingered = task.push, task.lingering
-        task.peer, task.push, task.lingering = peer, push, False
+        other_claims = task.subject is not None and subject is not None and task.subject.claims != subject.claims
+        task.peer, task.subject, task.push, task.lingering = peer, subject, push, False
         task.holds += 1
         self._endings.bound(task)
         task.unwatch(all_of_them=False)
@@ -89,6 +93,8 @@ class Resuming:
                 },
             )
         )
+        if other_claims:
+            self._endings.reconsider([task], cause="subject_changed", by="gateway")
         if not lingered:
             before(TaskClosed(TAKEN_OVER, "another stream of the same instance has taken the task over."))
 

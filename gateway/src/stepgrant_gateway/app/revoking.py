@@ -114,13 +114,18 @@ class Endings:
                 self.end_step(task, step, how, code=code, reason=reason, by=by)
 
     def bound(self, task: Task) -> None:
-        """Has the task end by its max_age or with the SVID of its stream, and of nothing that was to end it before."""
+        """Has the task end by its max_age, or with the SVID of its stream or its subject's token, and of nothing else any more."""
         for deadline in task.deadlines:
             deadline.cancel()
         if task.expires_at == task.peer.not_after:
             code, reason = (
                 "identity_expired",
                 "the SVID of the stream has expired; open the task anew with the next one.",
+            )
+        elif task.subject is not None and task.expires_at == task.subject.expires_at:
+            code, reason = (
+                "subject_expired",
+                "the token of its subject has expired; open the task anew with the next one.",
             )
         else:
             code, reason = "task_expired", "the task has reached its max_age."
@@ -202,10 +207,7 @@ class Endings:
         """
         grant = step.held
         if self._state.locks:
-            lock = lock_on(
-                self._state, workload=task.workload, task_type=task.task_type.name, tool=step.declared.tool,
-                target=step.target,
-            )  # fmt: skip
+            lock = lock_on(self._state, task, tool=step.declared.tool, target=step.target)
             if lock is not None:
                 self.lock_out(task, step, lock)
                 return False
@@ -217,6 +219,11 @@ class Endings:
         """The step ends by a lock that matches it."""
         code, reason = DenialCode.LOCKED.value, lock_refusal(lock).reason
         self.end_step(task, step, StepInput.REVOKE, code=code, reason=reason, by=lock.issued_by)
+
+    def lock_out_task(self, task: Task, lock: Lock) -> None:
+        """The task ends by a lock that matches it."""
+        code, reason = DenialCode.LOCKED.value, lock_refusal(lock).reason
+        self.end_task(task, StepInput.REVOKE, code=code, reason=reason, by=lock.issued_by)
 
     def _reconsider(self, task: Task, step: Step, cause: str, by: str) -> int:
         refused = self._refused_now(task, step)

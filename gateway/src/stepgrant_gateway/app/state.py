@@ -19,7 +19,7 @@ from stepgrant_gateway.core.grants import MAX_LINGER, Lifetime, Terms
 from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.observations import Course
 from stepgrant_gateway.core.ports import PolicySet, Receipt
-from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.principal import Peer, Subject
 from stepgrant_gateway.core.revocation import LiftedLock, Lock
 from stepgrant_gateway.core.steps import InvalidTransitionError, StepState
 
@@ -120,6 +120,8 @@ class Step:
 class Task:
     """One open task. `labels` maps each label to the ids of the steps that brought it ("" = from memory).
 
+    `subject` is the user on whose behalf it runs, as the latest token said; it is the same user to the end.
+
     `peer` and `push` are of the stream that has it now, the `holds`-th. While it is `lingering`, none has, and for `linger`
     from the loss another may take it up. `watched`: earlier peers of live steps, and what ends the watch over each.
     """
@@ -132,6 +134,7 @@ class Task:
     instance_jkt: bytes
     opened_at: datetime
     push: Callable[[Pushed], None]
+    subject: Subject | None = None
     workload: str = field(init=False)
     """SPIFFE ID of the workload."""
     open: bool = True
@@ -153,8 +156,14 @@ class Task:
 
     @property
     def expires_at(self) -> datetime:
-        """The end of its max_age, or of the SVID of its stream."""
-        return min(self.opened_at + self.task_type.max_age, self.peer.not_after)
+        """The end of its max_age, or of the SVID of its stream, or of its subject's token."""
+        end = min(self.opened_at + self.task_type.max_age, self.peer.not_after)
+        return end if self.subject is None else min(end, self.subject.expires_at)
+
+    @property
+    def on_behalf_of(self) -> str | None:
+        """The subject, `issuer#sub`, or None."""
+        return None if self.subject is None else str(self.subject.id)
 
     def __post_init__(self) -> None:
         self.workload = str(self.peer.spiffe_id)
@@ -191,11 +200,15 @@ class State:
     latest: datetime | None = None
 
     def book(self, task: Task, name: str) -> Book:
-        """The book of one budget for a task: its own, or that of its workload."""
+        """The book of one budget for a task: its own, or that of its workload or of its subject.
+
+        Without a subject nothing is ever counted by one (`refuse_uncounted`), so that nothing was spent.
+        """
         budget = self.policy.catalog.budgets[name]
-        if budget.per == "task":
+        if budget.per == "task" or (budget.per == "subject" and task.subject is None):
             return task.books.get(name) or task.books.setdefault(name, Book(budget.window))
-        key = (name, task.workload)
+        # A SPIFFE ID is no `issuer#sub`: both are owners side by side.
+        key = (name, task.on_behalf_of or "" if budget.per == "subject" else task.workload)
         return self.books.get(key) or self.books.setdefault(key, Book(budget.window))
 
     def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:

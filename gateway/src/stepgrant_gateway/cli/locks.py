@@ -22,6 +22,7 @@ def lock(
     task_type: Annotated[str, typer.Option("--task-type", help="Task type.")] = "",
     tool: Annotated[str, typer.Option(help="Tool server.name, or server.*")] = "",
     target: Annotated[str, typer.Option(help="Target; * matches any run of characters.")] = "",
+    subject: Annotated[str, typer.Option(help="User on whose behalf tasks run: issuer#sub")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Denies at once what matches every option given, and ends the live steps that match."""
@@ -29,7 +30,7 @@ def lock(
     from stepgrant.v1.types_pb2 import Selector
     from stepgrant_gateway.cli.remote import TIMEOUT, operator
 
-    selector = Selector(workload=workload, task_type=task_type, tool=tool, target=target)
+    selector = Selector(workload=workload, task_type=task_type, tool=tool, target=target, subject=subject)
     with operator() as stub:
         done = stub.SetLock(SetLockRequest(selector=selector, reason=reason), timeout=TIMEOUT)
     if as_json:

@@ -34,6 +34,7 @@ def _print_tasks(*, as_json: bool) -> None:
                 "task_id": item.task_id,
                 "task_type": item.task_type,
                 "workload": item.workload,
+                "subject": item.subject or None,
                 "opened_at": iso_time(item.opened_unix_ms),
                 "expires_at": iso_time(item.expires_unix_ms),
                 "live_steps": item.live_steps,

@@ -23,7 +23,7 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True)
 class OpenTask:
     """Asks to open a task, or to take one up. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key;
-    `resume_token`: 32 bytes, or none for a new task.
+    `resume_token`: 32 bytes, or none for a new task; `subject_token`: not verified yet, or empty for none.
     """
 
     task_type: str
@@ -31,6 +31,7 @@ class OpenTask:
     purpose: str
     instance_jkt: bytes
     resume_token: bytes = field(default=b"", repr=False)
+    subject_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

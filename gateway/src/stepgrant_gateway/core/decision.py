@@ -12,6 +12,7 @@ from stepgrant.errors import DenialCode
 from stepgrant.grant import Binding, Tier
 from stepgrant.intent import Json
 from stepgrant_gateway.core.delegation import Envelope
+from stepgrant_gateway.core.principal import Subject
 
 OPEN_ACTION: Final = "task.open"
 _READ: Final = frozenset({"read"})
@@ -59,7 +60,7 @@ class TaskType:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A named budget: `per` is `task` or `workload`; `window` None = without end (task budgets end with the task)."""
+    """A named budget: `per` is `task`, `workload` or `subject`; `window` None = without end (task budgets end with the task)."""
 
     name: str
     per: str
@@ -131,6 +132,7 @@ class Question:
     peer_method: str
     now: datetime
     vouched_by: str = "agent"
+    subject: Subject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class Refused:
     """Policy does not allow.
 
     `reason` and `next` are safe to show to the agent; `places` and `errors` (texts of evaluation errors, each naming
-    policy, file and line) are for the operator only.
+    policy, file and line) are for the operator only. `retry_after`: when the same may come out differently.
     """
 
     code: DenialCode
@@ -172,6 +174,7 @@ class Refused:
     argument: str = ""
     places: tuple[PolicyPlace, ...] = ()
     errors: tuple[str, ...] = field(default=())
+    retry_after: timedelta | None = None
 
 
 Verdict = Permitted | Refused
@@ -182,3 +185,17 @@ NO_PERMIT: Final = Refused(
     "use a task type and tools that are offered to this workload, with the task's own values; else ask the operator.",
 )
 """The answer to all that an agent's own task type cannot reach, whether it exists or not (invariant 12)."""
+
+
+def refuse_uncounted(budgets: Mapping[str, Budget], call: Call, subject: Subject | None) -> Refused | None:
+    """The refusal of a call that a budget counts by subject, in a task that has none: it would be counted for nobody."""
+    if subject is not None:
+        return None
+    for name in sorted(call.deltas):
+        if budgets[name].per == "subject":
+            return Refused(
+                DenialCode.SUBJECT_REQUIRED,
+                f"budget {name} is counted by subject, and this task runs on nobody's behalf.",
+                "open the task with the subject token of the user.",
+            )
+    return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 from stepgrant.selector import Selector
+from stepgrant.subject import SubjectId
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.revocation import Lock
@@ -20,7 +21,7 @@ COARSER: Final = ((timedelta(days=1), timedelta(hours=1)), (timedelta(days=30), 
 """(from this age on, what was spent within this is one sum): a budget of a workload takes 300 bytes a minute for a day, no longer."""
 
 BudgetKey = tuple[str, str]
-"""(budget, workload)."""
+"""(budget, workload), or (budget, `issuer#sub`) where it counts by subject."""
 StepKey = tuple[str, str]
 """(task id, step id)."""
 
@@ -35,21 +36,26 @@ class Spent:
 
 @dataclass(slots=True)
 class OpenTask:
-    """A task that was open when the record ends, and the labels that it has."""
+    """A task that was open when the record ends, and the labels that it has. `subject`: `issuer#sub`, or empty."""
 
     workload: str
     instance_jkt: bytes
     labels: set[str]
+    subject: str = ""
 
 
 @dataclass(slots=True)
 class LiveStep:
-    """A step that was live when the record ends: its grant, and what it spent of which budgets, when."""
+    """A step that was live when the record ends: its grant, and what it spent of which budgets, when.
+
+    `by_subject` names those of its budgets that count by subject.
+    """
 
     grant: str
     exp_ms: int
     at: datetime
     deltas: dict[str, str]
+    by_subject: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -79,7 +85,9 @@ class History:
                 self.locks.pop(data["lock"], None)
             case EventType.TASK_OPENED:
                 jkt = bytes.fromhex(data["instance_jkt"])
-                self.open_tasks[data["task"]] = OpenTask(data["workload"], jkt, set(data["labels"]))
+                self.open_tasks[data["task"]] = OpenTask(
+                    data["workload"], jkt, set(data["labels"]), _subject(data.get("subject"))
+                )
             case EventType.TASK_CLOSED:
                 task = self.open_tasks.pop(data["task"], None)
                 # A task has its labels to its end, those included that it began with.
@@ -95,7 +103,7 @@ class History:
                 step = self.live_steps.pop((data["task"], data["step"]), None)
                 if step is not None and data["code"] == "undelivered":
                     for name, amount in step.deltas.items():
-                        self._spend(data["task"], name, step.at, -Decimal(amount))
+                        self._spend(data["task"], name, step.at, -Decimal(amount), name in step.by_subject)
             case EventType.CLOCK_FORGIVEN:
                 self.latest = event.at
             case _:
@@ -112,21 +120,25 @@ class History:
     def _granted(self, event: Event) -> None:
         data = event.data
         self.live_steps[data["task"], data["step"]] = LiveStep(
-            data["grant"], data["exp_ms"], event.at, dict(data["deltas"])
+            data["grant"], data["exp_ms"], event.at, dict(data["deltas"]), frozenset(data.get("by_subject", ()))
         )
         task = self.open_tasks.get(data["task"])
         if task is not None and data["labels"]:
             task.labels.update(data["labels"])
             self.labels.remember(task.workload, task.instance_jkt, data["labels"], event.at)
         for name, amount in data["deltas"].items():
-            self._spend(data["task"], name, event.at, Decimal(amount))
+            self._spend(data["task"], name, event.at, Decimal(amount), name in data.get("by_subject", ()))
 
-    def _spend(self, task_id: str, budget: str, at: datetime, amount: Decimal) -> None:
+    def _spend(self, task_id: str, budget: str, at: datetime, amount: Decimal, by_subject: bool) -> None:
         task = self.open_tasks.get(task_id)
         if task is None:
             return
-        grains = self.spent.setdefault((budget, task.workload), {})
+        grains = self.spent.setdefault((budget, task.subject if by_subject else task.workload), {})
         _add(grains, _number(at), at, amount)
+
+
+def _subject(said: Mapping[str, str] | None) -> str:
+    return "" if said is None else str(SubjectId(said["iss"], said["sub"]))
 
 
 def _number(at: datetime) -> int:

@@ -9,11 +9,23 @@ from typing import Protocol
 from stepgrant.errors import Denial
 from stepgrant.grant import GrantClaims
 from stepgrant.intent import Json
-from stepgrant_gateway.core.decision import Audience, Budget, Call, Parameters, Question, TaskType, Tool, Verdict
+from stepgrant_gateway.core.decision import (
+    Audience,
+    Budget,
+    Call,
+    Parameters,
+    Question,
+    Refused,
+    TaskFacts,
+    TaskType,
+    Tool,
+    Verdict,
+)
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event
 from stepgrant_gateway.core.ledger import ChainHead, DataKey, Record, Sealed, SealedInput
 from stepgrant_gateway.core.observations import Count, Course, Timing
+from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.core.revocation import Checkpoint
 
 
@@ -69,6 +81,13 @@ class Catalog(Protocol):
     def blank_parameters(self, task_type: str) -> Parameters:
         """Parameters of the right types that say nothing: empty texts and zeros, optional ones left out."""
 
+    def prepare_subject(self, subject: Subject) -> Mapping[str, Json] | Denial:
+        """The declared claims of a subject, validated and normalised, or `subject_invalid` with what does not fit."""
+
+    @property
+    def sensitive_claims(self) -> frozenset[str]:
+        """Declared claims that are stored as keyed digests only."""
+
     def prepare_call(self, tool: str, arguments: Mapping[str, Json]) -> Call | Denial:
         """The validated call, or `arguments_invalid` (`no_permit` if no target of the catalog matches)."""
 
@@ -91,8 +110,21 @@ class PolicySet(Protocol):
     def tools_for(self, task_type: str) -> frozenset[str]:
         """Tools that some permit could allow to tasks of this type."""
 
+    def concerns(self, task: TaskFacts) -> bool:
+        """True if the scope of some permit lets such a task of that workload be opened, whatever its conditions say."""
+
     def evaluate(self, question: Question) -> Verdict:
         """The decision, without locks and budgets' bookkeeping; any error denies (invariant 2)."""
+
+
+class SubjectProver(Protocol):
+    """Says who a subject token is about."""
+
+    def prove(self, token: str) -> Subject | Refused:
+        """The subject, if the token is one of a configured issuer, for this gateway, and valid now.
+
+        What it answers tells of the token only. It never waits: keys are fetched beforehand and beside.
+        """
 
 
 class SvidSigner(Protocol):

@@ -1,12 +1,15 @@
-"""Who is on a connection."""
+"""Who is on a connection, and on whose behalf."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from stepgrant.intent import Json
 from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.subject import SubjectId
 
 METHOD_X509: Final = "x509"
 """By an X.509-SVID, in the TLS handshake."""
@@ -31,3 +34,15 @@ class Peer:
     def has_certificate(self) -> bool:
         """Whether grants can be bound to a certificate that it shows."""
         return self.method == METHOD_X509
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The user on whose behalf a task runs, as the OIDC token proved that was shown when it was opened, or taken up.
+
+    The token itself is not kept. `claims` are all of its claims: which of them policy sees, the catalog of now says.
+    """
+
+    id: SubjectId
+    expires_at: datetime
+    claims: Mapping[str, Json] = field(repr=False)

@@ -17,7 +17,7 @@ from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
 from stepgrant_gateway.core.ledger import ChainHead, is_instance
 from stepgrant_gateway.core.revocation import Lock
 
-SNAPSHOT_SCHEMA: Final = 2
+SNAPSHOT_SCHEMA: Final = 3
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -86,37 +86,47 @@ def _head(item: object) -> ChainHead:
 def _lines(history: History) -> Iterator[list[Any]]:
     for lock in history.locks.values():
         of = lock.selector
-        selector = {"workload": of.workload, "task_type": of.task_type, "tool": of.tool, "target": of.target}
+        names = ("workload", "task_type", "tool", "target", "subject")
+        selector = {name: getattr(of, name) for name in names}
         yield ["lock", lock.lock_id, selector, lock.reason, _microseconds(lock.issued_at), lock.issued_by]
-    for (budget, workload), grains in sorted(history.spent.items()):
+    for (budget, owner), grains in sorted(history.spent.items()):
         for number, spent in sorted(grains.items()):
-            yield ["spent", budget, workload, number, _microseconds(spent.at), str(spent.amount)]
+            yield ["spent", budget, owner, number, _microseconds(spent.at), str(spent.amount)]
     for workload, labels in sorted(history.labels.workloads.items()):
         yield ["labels", workload, _times(labels)]
     for workload, by_label in sorted(history.labels.instances.items()):
         for label, instances in sorted(by_label.items()):
             yield ["instances", workload, label, _times({jkt.hex(): at for jkt, at in instances.items()})]
     for task_id, task in history.open_tasks.items():
-        yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels)]
+        yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels), task.subject]
     for (task_id, step_id), step in history.live_steps.items():
-        yield ["step", task_id, step_id, step.grant, step.exp_ms, _microseconds(step.at), step.deltas]
+        yield [
+            "step",
+            task_id,
+            step_id,
+            step.grant,
+            step.exp_ms,
+            _microseconds(step.at),
+            step.deltas,
+            sorted(step.by_subject),
+        ]
 
 
 def _take(history: History, line: list[Any]) -> None:
     match line:
         case ["lock", lock_id, selector, reason, at, by]:
             history.locks[lock_id] = Lock(lock_id, Selector(**selector), reason, _at(at), by)
-        case ["spent", budget, workload, number, at, amount]:
-            history.spent.setdefault((budget, workload), {})[number] = Spent(_at(at), Decimal(amount))
+        case ["spent", budget, owner, number, at, amount]:
+            history.spent.setdefault((budget, owner), {})[number] = Spent(_at(at), Decimal(amount))
         case ["labels", workload, labels]:
             history.labels.workloads[workload] = {label: _at(at) for label, at in labels.items()}
         case ["instances", workload, label, instances]:
             by_label = history.labels.instances.setdefault(workload, {})
             by_label[label] = {bytes.fromhex(jkt): _at(at) for jkt, at in instances.items()}
-        case ["task", task_id, workload, jkt, labels]:
-            history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels))
-        case ["step", task_id, step_id, grant, exp_ms, at, deltas]:
-            history.live_steps[task_id, step_id] = LiveStep(grant, exp_ms, _at(at), deltas)
+        case ["task", task_id, workload, jkt, labels, subject]:
+            history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels), subject)
+        case ["step", task_id, step_id, grant, exp_ms, at, deltas, by_subject]:
+            history.live_steps[task_id, step_id] = LiveStep(grant, exp_ms, _at(at), deltas, frozenset(by_subject))
         case _:
             raise SnapshotError("it holds a line of an unknown kind")
 

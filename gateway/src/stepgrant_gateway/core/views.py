@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One open task."""
+    """One open task; `subject` is `issuer#sub`, or empty."""
 
     task_id: str
     task_type: str
@@ -18,6 +18,7 @@ class TaskView:
     live_steps: int
     steps: int
     labels: tuple[str, ...]
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,21 @@ from typing import Final
 from stepgrant.errors import Denial, DenialCode, StepgrantError
 from stepgrant.intent import Json, from_python
 from stepgrant.spiffe.ids import parse_spiffe_id
-from stepgrant_gateway.core.decision import Call, Permitted, PolicyPlace, Question, Refused, StepFacts, TaskFacts
+from stepgrant.subject import SubjectId
+from stepgrant_gateway.core.decision import (
+    Call,
+    Permitted,
+    PolicyPlace,
+    Question,
+    Refused,
+    StepFacts,
+    TaskFacts,
+    refuse_uncounted,
+)
 from stepgrant_gateway.core.delegation import violation
 from stepgrant_gateway.core.errors import Finding, PolicyRefusedError
 from stepgrant_gateway.core.grants import settle_terms
+from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.policy.expectations import Came, differences, read_expected
 from stepgrant_gateway.policy.findings import refused
 from stepgrant_gateway.policy.sets import LoadedPolicySet
@@ -25,6 +36,8 @@ MAX_CASES: Final = 10_000
 MAX_LISTED: Final = 1000
 CASE_NOW: Final = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 """The time of a case that names none: a decision over the same case is the same on every day."""
+CASE_FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+"""The end of the subject token of a case: time plays no part there."""
 CASE_TASK_ID: Final = "01JGH3Z5R0000000000000CASE"
 
 
@@ -36,6 +49,7 @@ class _Given:
     budget: Mapping[str, Decimal]
     peer: str
     now: datetime
+    subject: Subject | None
 
 
 def count_cases(files: Mapping[str, bytes]) -> int:
@@ -87,7 +101,7 @@ def _decide(keys: Mapping[str, Value], policy: LoadedPolicySet) -> Came:
     if isinstance(given, Denial):
         return _denied(given)
     if "open" in keys:
-        question = Question(given.facts, StepFacts(), None, _budget(given, None, policy), given.peer, given.now)
+        question = _question(given, StepFacts(), None, policy)
         verdict = policy.evaluate(question)
         if isinstance(verdict, Refused):
             return _refused(verdict)
@@ -112,8 +126,10 @@ def _decide_step(intent: Value, given: _Given, policy: LoadedPolicySet) -> Came:
         if outside is not None:
             return Came(granted=False, code=DenialCode.OUTSIDE_ENVELOPE)
         step = StepFacts(2, parent.tool.name, step.chain)
-    question = Question(given.facts, step, call, _budget(given, call, policy), given.peer, given.now)
-    verdict = policy.evaluate(question)
+    uncounted = refuse_uncounted(policy.catalog.budgets, call, given.subject)
+    if uncounted is not None:
+        return _refused(uncounted)
+    verdict = policy.evaluate(_question(given, step, call, policy))
     if isinstance(verdict, Permitted):
         terms = settle_terms(verdict, call, wanted)
         return Came(True, None, "", terms.tier, terms.ttl, terms.uses, _ids(terms.places))
@@ -129,7 +145,7 @@ def _call(keys: Mapping[str, Value], task_type: str, policy: LoadedPolicySet) ->
 
 
 def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given | Denial:
-    keys = task.section("`task`", required=("type", "workload"), optional=("parameters",))
+    keys = task.section("`task`", required=("type", "workload"), optional=("parameters", "subject"))
     workload = keys["workload"].text("`workload`")
     try:
         parse_spiffe_id(workload)
@@ -141,6 +157,9 @@ def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given 
     )
     if isinstance(parameters, Denial):
         return parameters
+    subject = _subject(keys["subject"], policy) if "subject" in keys else None
+    if isinstance(subject, Denial):
+        return subject
     optional = ("completed", "reported", "labels", "denials", "age", "budget", "peer", "now")
     before = given.section("`given`", optional=optional) if given is not None else {}
     facts = TaskFacts(
@@ -159,7 +178,26 @@ def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given 
         for name, value in before["budget"].section("`budget`", optional=tuple(sorted(policy.catalog.budgets))).items():
             budget[name] = value.number(f"`{name}`")
     peer = before["peer"].choice("`peer`", ("x509", "jwt")) if "peer" in before else "x509"
-    return _Given(facts, budget, peer, _time(before.get("now")))
+    return _Given(facts, budget, peer, _time(before.get("now")), subject)
+
+
+def _subject(value: Value, policy: LoadedPolicySet) -> Subject | Denial:
+    """The user that a case states: `iss`, `sub`, and declared claims beside them."""
+    declared = policy.catalog.subject_claims.fields
+    keys = value.section("`subject`", required=("iss", "sub"), optional=tuple(sorted(declared)))
+    try:
+        of = SubjectId(keys["iss"].text("`iss`"), keys["sub"].text("`sub`"))
+        claims = from_python({name: _plain(keys[name]) for name in keys if name not in {"iss", "sub"}})
+    except StepgrantError as error:
+        value.refuse(f"{error}.")
+    subject = Subject(of, CASE_FOREVER, claims if isinstance(claims, dict) else {})
+    prepared = policy.catalog.prepare_subject(subject)
+    return prepared if isinstance(prepared, Denial) else subject
+
+
+def _question(given: _Given, step: StepFacts, call: Call | None, policy: LoadedPolicySet) -> Question:
+    budget = _budget(given, call, policy)
+    return Question(given.facts, step, call, budget, given.peer, given.now, subject=given.subject)
 
 
 def _budget(given: _Given, call: Call | None, policy: LoadedPolicySet) -> Mapping[str, Decimal]:

@@ -13,6 +13,7 @@ from stepgrant.intent import Json
 from stepgrant.target import fill_target
 from stepgrant_gateway.core.decision import NO_PERMIT, Audience, Budget, Call, Parameters, Refused, TaskType, Tool
 from stepgrant_gateway.core.errors import Finding
+from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.policy.arguments import admit
 from stepgrant_gateway.policy.budgets import Counted, deltas, resolve_budgets
 from stepgrant_gateway.policy.calls import CallTemplate, envelope, read_calls
@@ -49,7 +50,8 @@ class LoadedCatalog:
     labels: frozenset[str]
     servers: Mapping[str, frozenset[str]]
     sinks: Mapping[str, frozenset[str]]
-    subject_claims: Mapping[str, Shape]
+    subject_claims: Shape
+    sensitive_claims: frozenset[str]
     parameter_shapes: Mapping[str, Shape]
     parameter_kinds: Mapping[str, Shape]
     sensitive_parameters: Mapping[str, frozenset[str]]
@@ -77,6 +79,21 @@ class LoadedCatalog:
     def blank_parameters(self, task_type: str) -> Parameters:
         """See `core.ports.Catalog`."""
         return Parameters(blank_values(self.parameter_shapes[task_type]), self.sensitive_parameters[task_type])
+
+    def prepare_subject(self, subject: Subject) -> Mapping[str, Json] | Denial:
+        """See `core.ports.Catalog`. Other claims than the declared ones are left out."""
+        shape = self.subject_claims
+        try:
+            return normalised_parameters(
+                shape, {name: subject.claims[name] for name in shape.fields if name in subject.claims}
+            )
+        except ArgumentsInvalidError as error:
+            return Denial(
+                DenialCode.SUBJECT_INVALID,
+                f"a claim of the subject token is not what this gateway's catalog says of it: {error.reason}.",
+                "have the issuer put it right, or ask the operator.",
+                argument=error.argument,
+            )
 
     def prepare_call(self, tool: str, arguments: Mapping[str, Json]) -> Call | Denial:
         """The validated call, or `arguments_invalid` (`no_permit`: no such tool, or no target rule matches)."""
@@ -146,6 +163,7 @@ def load_catalog(files: Mapping[str, bytes]) -> LoadedCatalog:
         servers=declared.servers,
         sinks={name: schema.sinks for name, schema in schemas.items() if schema.sinks},
         subject_claims=declared.subject_claims,
+        sensitive_claims=declared.sensitive_claims,
         parameter_shapes={name: task.parameters for name, task in declared.tasks.items()},
         parameter_kinds={name: kind_only(task.parameters) for name, task in declared.tasks.items()},
         sensitive_parameters={name: task.sensitive for name, task in declared.tasks.items()},

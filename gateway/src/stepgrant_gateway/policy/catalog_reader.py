@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from stepgrant.errors import InvalidIdError, InvalidInputError
@@ -22,7 +23,7 @@ from stepgrant_gateway.policy.declarations import (
 )
 from stepgrant_gateway.policy.findings import Findings
 from stepgrant_gateway.policy.parameters import declared_names, read_parameters
-from stepgrant_gateway.policy.shapes import Format
+from stepgrant_gateway.policy.shapes import Format, Kind, Shape
 from stepgrant_gateway.policy.yaml_reader import Value
 
 MAX_TASK_TYPES: Final = 256
@@ -76,11 +77,14 @@ def read_catalog(root: Value) -> Declarations:
                 if name in _RESERVED_TYPES:
                     sections["tasks"].refuse(f"`{name}` is a word of Cedar or of the derived schema", key=name)
                 tasks[name] = _task(name, value)
-    claims = {}
+    claims, sensitive_claims = Shape(Kind.OBJECT), frozenset[str]()
     if "subject" in sections:
         with findings.part():
-            claims = dict(read_parameters(sections["subject"], "`subject`")[0].fields)
-            for name in {"iss", "sub"}.intersection(claims):
+            claims, sensitive_claims = read_parameters(sections["subject"], "`subject`")
+            # What an issuer leaves out is absent: a policy has to ask with `has` (schema.py).
+            fields = {name: replace(member, required=False) for name, member in claims.fields.items()}
+            claims = replace(claims, fields=fields)
+            for name in {"iss", "sub"}.intersection(claims.fields):
                 sections["subject"].refuse(f"`{name}` is always there; declare other claims", key=name)
     servers: dict[str, frozenset[str]] = {}
     tools: dict[str, ToolDeclaration] = {}
@@ -112,7 +116,8 @@ def read_catalog(root: Value) -> Declarations:
     return Declarations(
         workload_roots=roots,
         tasks=tasks,
-        subject_claims={name: member.shape for name, member in claims.items()},
+        subject_claims=claims,
+        sensitive_claims=sensitive_claims,
         servers=servers,
         documents=documents,
         tools=tools,
@@ -235,9 +240,7 @@ def _budget(name: str, value: Value) -> BudgetDeclaration:
     members = section["sum" if is_sum else "count"].items("the list of a budget", most=MAX_LIST)
     if not members:
         value.refuse(f"budget `{name}` counts nothing")
-    if section["per"].text("`per`") == "subject":
-        section["per"].refuse("a budget per subject comes with the identity issue; this version has task and workload")
-    per = section["per"].choice("`per`", ("task", "workload"))
+    per = section["per"].choice("`per`", ("task", "workload", "subject"))
     window = section["window"].duration("`window`") if "window" in section else None
     return BudgetDeclaration(Budget(name, per, window, is_sum), members)
 

@@ -74,7 +74,8 @@ class Declarations:
 
     workload_roots: tuple[str, ...]
     tasks: Mapping[str, TaskDeclaration]
-    subject_claims: Mapping[str, Shape]
+    subject_claims: Shape
+    sensitive_claims: frozenset[str]
     servers: Mapping[str, frozenset[str]]
     documents: Mapping[str, Value]
     tools: Mapping[str, ToolDeclaration]

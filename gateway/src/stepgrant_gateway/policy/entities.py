@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from stepgrant.errors import ArgumentsInvalidError
+from stepgrant.errors import ArgumentsInvalidError, Denial
 from stepgrant.json_text import json_writer
 from stepgrant_gateway.core.decision import OPEN_ACTION, Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
+from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.policy.arguments import admit, cedar_decimal
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.reads import EVERYTHING, Reads
@@ -84,6 +85,8 @@ def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYT
         context["task"] = reads.only("task", _task_state(catalog, question.task))
     if reads.of("step"):
         context["step"] = reads.only("step", _step(catalog, question))
+    if question.subject is not None and reads.of("subject"):
+        context["subject"] = reads.only("subject", _subject(catalog, question.subject))
     if reads.of("peer"):
         context["peer"] = {"method": question.peer_method}
     if reads.of("now"):
@@ -130,6 +133,15 @@ def _task_state(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
         "denials": task.denials,
         "age": {"__extn": {"fn": "duration", "arg": f"{milliseconds}ms"}},
     }
+
+
+def _subject(catalog: LoadedCatalog, subject: Subject) -> dict[str, Any]:
+    claims = catalog.prepare_subject(subject)
+    if isinstance(claims, Denial):
+        # A task that was opened under an older catalog: at `task.open` this has been looked at already.
+        raise UnrepresentableError(claims.reason)
+    shown: dict[str, Any] = admit(catalog.subject_claims, dict(claims))
+    return {**shown, "iss": subject.id.issuer, "sub": subject.id.subject}
 
 
 def _step(catalog: LoadedCatalog, question: Question) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _lines(catalog: LoadedCatalog, record: _Record) -> Iterator[str]:
     for name in sorted(catalog.task_types):
         yield f"  entity {name} in [Workload, TaskGroup] {_type(catalog.parameter_shapes[name])};"
     yield "}"
-    claims = {f"{name}?": _type(shape) for name, shape in catalog.subject_claims.items()}
+    claims = {f"{name}?": _type(member.shape) for name, member in catalog.subject_claims.fields.items()}
     budgets = {name: "decimal" if budget.is_sum else "Long" for name, budget in catalog.budgets.items()}
     yield f"type TaskState = {record(TASK_STATE)};"
     yield f"type Step = {record(STEP)};"

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from stepgrant.errors import DenialCode
 from stepgrant.intent import Json
-from stepgrant_gateway.core.decision import NO_PERMIT, OPEN_ACTION, Permitted, Question, Refused, Verdict
+from stepgrant_gateway.core.decision import (
+    NO_PERMIT,
+    OPEN_ACTION,
+    Permitted,
+    Question,
+    Refused,
+    StepFacts,
+    TaskFacts,
+    Verdict,
+)
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.entities import Parties, UnrepresentableError, context_of, parties_of
 from stepgrant_gateway.policy.evaluation import Evaluator, Outcome, Plan
@@ -24,6 +34,9 @@ _FORBIDDEN_REASON: Final = "a rule of the operator forbids this."
 _FORBIDDEN_NEXT: Final = "do without this step, or ask the operator; another try comes to the same."
 _ERROR_REASON: Final = "the policy could not be evaluated, so nothing is granted."
 _ERROR_NEXT: Final = "ask the operator, naming the decision; the record says which rule failed."
+
+_NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time of a question that no policy is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,16 @@ class LoadedPolicySet:
     def may_open(self, task_type: str) -> bool:
         """True if some permit could let a workload open a task of this type."""
         return OPEN_ACTION in self._reach.get(task_type, frozenset())
+
+    def concerns(self, task: TaskFacts) -> bool:
+        """See `core.ports.PolicySet`."""
+        question = Question(task, StepFacts(), None, {}, "", _NEVER)
+        try:
+            lineage = self._grounded(question).lineage
+        except UnrepresentableError:
+            return False
+        reached = OPEN_ACTION in self._reach.get(task.task_type, frozenset())
+        return reached and any(rule.permits for rule in self._evaluator.candidates(lineage))
 
     def evaluate(self, question: Question) -> Verdict:
         """The decision. Default deny, a forbid wins, any error denies (invariant 2)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stepgrant.dpop import open_message, verify_open_proof
 from stepgrant.errors import InvalidInputError, ProtocolError
 from stepgrant.grant import PROTOCOL_REVISION
+from stepgrant.subject import MAX_SUBJECT_TOKEN
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import OpenTask
 from stepgrant_gateway.core.principal import Peer
@@ -48,4 +49,5 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
     except InvalidInputError as error:
         raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
     token = wire.resume_token_of(message)
-    return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token)
+    subject_token = wire.bounded(message.subject_token, MAX_SUBJECT_TOKEN, "Open.subject_token")
+    return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token, subject_token)

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from stepgrant._wire_strict import refuse_unknown
 from stepgrant.errors import InvalidInputError, ProtocolError
 from stepgrant.selector import Selector
+from stepgrant.subject import MAX_SUBJECT_ID_CHARACTERS
 from stepgrant.v1 import ledger_pb2, operator_pb2, operator_pb2_grpc, types_pb2
 from stepgrant_gateway.core.errors import Finding, NotAllowedError
 from stepgrant_gateway.core.ledger import Record
@@ -248,6 +249,7 @@ def _selector(message: types_pb2.Selector) -> Selector:
             task_type=bounded(message.task_type, 128, "Selector.task_type") or None,
             tool=bounded(message.tool, MAX_TOOL, "Selector.tool") or None,
             target=bounded(message.target, MAX_ID, "Selector.target") or None,
+            subject=bounded(message.subject, MAX_SUBJECT_ID_CHARACTERS, "Selector.subject") or None,
         )
     except InvalidInputError as error:
         raise ProtocolError(str(error)) from error
@@ -263,6 +265,7 @@ def _task(view: TaskView) -> operator_pb2.TaskSummary:
         live_steps=view.live_steps,
         steps=view.steps,
         labels=view.labels,
+        subject=view.subject,
     )
 
 

@@ -59,6 +59,7 @@ def selector(value: Selector) -> types_pb2.Selector:
         task_type=value.task_type or "",
         tool=value.tool or "",
         target=value.target or "",
+        subject=value.subject or "",
     )
 
 

@@ -42,7 +42,7 @@ from stepgrant_gateway.core.ports import Entropy
 DATA_KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 MAX_RECIPIENTS: Final = 16
-SENSITIVE_MEMBERS: Final = ("arguments", "parameters")
+SENSITIVE_MEMBERS: Final = ("arguments", "parameters", "claims")
 KEYED_DIGEST: Final = "hmac_sha256"
 """Name of the one member of the object that stands for a sensitive value: 64 hexadecimal digits."""
 

@@ -182,6 +182,7 @@ class Open(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     INSTANCE_KEY_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    SUBJECT_TOKEN_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
@@ -197,6 +198,11 @@ class Open(_message.Message):
     signature: _builtins.bytes
     """ES256 signature (r and s, 64 bytes) by that key over: "stepgrant.open.v1\\0", SHA-256 of the gateway ID, the nonce,
     SHA-256 of the client's leaf certificate (DER).
+    """
+    subject_token: _builtins.str
+    """OIDC token of the user on whose behalf the task runs, a compact JWS of at most 8 KiB, from an issuer that the gateway is
+    configured for. It is verified and not kept. Empty = on nobody's behalf. To take up a task that has a subject it takes a
+    token of the same subject that is valid then.
     """
     resume_token: _builtins.bytes
     """The `resume_token` of the latest `Opened` of a task, 32 bytes: takes that task up again. Everything else must be as it
@@ -216,12 +222,13 @@ class Open(_message.Message):
         purpose: _builtins.str = ...,
         instance_key: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        subject_token: _builtins.str = ...,
         resume_token: _builtins.bytes = ...,
         assignment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "subject_token", b"subject_token", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -245,7 +252,9 @@ class Opened(_message.Message):
     instance_id: _builtins.str
     """Gateway instance that owns the task; ULID, 26 characters."""
     expires_unix_ms: _builtins.int
-    """End of the task at the latest, milliseconds since the Unix epoch: its max_age, or the end of the SVID."""
+    """End of the task at the latest, milliseconds since the Unix epoch: its max_age, or the end of the SVID or of the
+    subject's token.
+    """
     resume_token: _builtins.bytes
     """What takes this task up again, once: 32 random bytes. Whoever holds it needs the instance key and the SVID as well."""
     @_builtins.property

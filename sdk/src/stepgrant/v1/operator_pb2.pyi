@@ -76,6 +76,7 @@ class TaskSummary(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     VOUCHED_BY_FIELD_NUMBER: _builtins.int
     DISPATCHER_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """ULID, 26 characters."""
     task_type: _builtins.str
@@ -94,6 +95,8 @@ class TaskSummary(_message.Message):
     """Who vouches for task type and parameters: `agent` or `assignment`."""
     dispatcher: _builtins.str
     """SPIFFE ID of the dispatcher that assigned it; empty without an assignment."""
+    subject: _builtins.str
+    """User on whose behalf it runs, `issuer#sub`; empty = nobody's."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that the task carries."""
@@ -111,10 +114,11 @@ class TaskSummary(_message.Message):
         labels: _abc.Iterable[_builtins.str] | None = ...,
         vouched_by: _builtins.str = ...,
         dispatcher: _builtins.str = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatcher", b"dispatcher", "expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "task_id", b"task_id", "task_type", b"task_type", "vouched_by", b"vouched_by", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatcher", b"dispatcher", "expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "subject", b"subject", "task_id", b"task_id", "task_type", b"task_type", "vouched_by", b"vouched_by", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

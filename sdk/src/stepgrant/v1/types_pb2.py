@@ -24,25 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepgrant/v1/types.proto\x12\x0cstepgrant.v1\"\x84\x01\n\x06\x44\x65nied\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04next\x18\x05 \x01(\t\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x07 \x01(\x04\"M\n\x08Selector\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\"|\n\x04Lock\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12(\n\x08selector\x18\x02 \x01(\x0b\x32\x16.stepgrant.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0eissued_unix_ms\x18\x04 \x01(\x03\x12\x11\n\tissued_by\x18\x05 \x01(\t\"5\n\x08\x45nvelope\x12)\n\x05tools\x18\x01 \x03(\x0b\x32\x1a.stepgrant.v1.EnvelopeTool\"Q\n\x0c\x45nvelopeTool\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x33\n\targuments\x18\x02 \x03(\x0b\x32 .stepgrant.v1.ArgumentConstraint\"\xa9\x01\n\x12\x41rgumentConstraint\x12\x10\n\x08\x61rgument\x18\x01 \x01(\t\x12\x14\n\nexact_json\x18\x02 \x01(\tH\x00\x12\x15\n\x0bone_of_json\x18\x03 \x01(\tH\x00\x12\x11\n\x07\x61t_most\x18\x04 \x01(\tH\x00\x12\x10\n\x06prefix\x18\x05 \x01(\tH\x00\x12\x18\n\x0esubset_of_json\x18\x06 \x01(\tH\x00\x12\r\n\x03\x61ny\x18\x07 \x01(\x08H\x00\x42\x06\n\x04kind*M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepgrant/v1/types.proto\x12\x0cstepgrant.v1\"\x84\x01\n\x06\x44\x65nied\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0c\n\x04next\x18\x05 \x01(\t\x12\x10\n\x08\x61rgument\x18\x06 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x07 \x01(\x04\"^\n\x08Selector\x12\x10\n\x08workload\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\"|\n\x04Lock\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12(\n\x08selector\x18\x02 \x01(\x0b\x32\x16.stepgrant.v1.Selector\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0eissued_unix_ms\x18\x04 \x01(\x03\x12\x11\n\tissued_by\x18\x05 \x01(\t\"5\n\x08\x45nvelope\x12)\n\x05tools\x18\x01 \x03(\x0b\x32\x1a.stepgrant.v1.EnvelopeTool\"Q\n\x0c\x45nvelopeTool\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x33\n\targuments\x18\x02 \x03(\x0b\x32 .stepgrant.v1.ArgumentConstraint\"\xa9\x01\n\x12\x41rgumentConstraint\x12\x10\n\x08\x61rgument\x18\x01 \x01(\t\x12\x14\n\nexact_json\x18\x02 \x01(\tH\x00\x12\x15\n\x0bone_of_json\x18\x03 \x01(\tH\x00\x12\x11\n\x07\x61t_most\x18\x04 \x01(\tH\x00\x12\x10\n\x06prefix\x18\x05 \x01(\tH\x00\x12\x18\n\x0esubset_of_json\x18\x06 \x01(\tH\x00\x12\r\n\x03\x61ny\x18\x07 \x01(\x08H\x00\x42\x06\n\x04kind*M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x12\n\x0eOUTCOME_FAILED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepgrant.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=692
-  _globals['_OUTCOME']._serialized_end=769
+  _globals['_OUTCOME']._serialized_start=709
+  _globals['_OUTCOME']._serialized_end=786
   _globals['_DENIED']._serialized_start=43
   _globals['_DENIED']._serialized_end=175
   _globals['_SELECTOR']._serialized_start=177
-  _globals['_SELECTOR']._serialized_end=254
-  _globals['_LOCK']._serialized_start=256
-  _globals['_LOCK']._serialized_end=380
-  _globals['_ENVELOPE']._serialized_start=382
-  _globals['_ENVELOPE']._serialized_end=435
-  _globals['_ENVELOPETOOL']._serialized_start=437
-  _globals['_ENVELOPETOOL']._serialized_end=518
-  _globals['_ARGUMENTCONSTRAINT']._serialized_start=521
-  _globals['_ARGUMENTCONSTRAINT']._serialized_end=690
+  _globals['_SELECTOR']._serialized_end=271
+  _globals['_LOCK']._serialized_start=273
+  _globals['_LOCK']._serialized_end=397
+  _globals['_ENVELOPE']._serialized_start=399
+  _globals['_ENVELOPE']._serialized_end=452
+  _globals['_ENVELOPETOOL']._serialized_start=454
+  _globals['_ENVELOPETOOL']._serialized_end=535
+  _globals['_ARGUMENTCONSTRAINT']._serialized_start=538
+  _globals['_ARGUMENTCONSTRAINT']._serialized_end=707
 # @@protoc_insertion_point(module_scope)

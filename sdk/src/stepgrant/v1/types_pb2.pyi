@@ -99,6 +99,7 @@ class Selector(_message.Message):
     TASK_TYPE_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     workload: _builtins.str
     """SPIFFE ID prefix by whole path segments, at most 2,048 characters. Empty = any workload."""
     task_type: _builtins.str
@@ -107,6 +108,8 @@ class Selector(_message.Message):
     """Tool `server.name`, or `server.*`; at most 256 characters. Empty = any."""
     target: _builtins.str
     """Target; a `*` matches any run of characters; at most 2,048 characters. Empty = any."""
+    subject: _builtins.str
+    """User on whose behalf a task runs, `issuer#sub`, exactly; at most 768 characters. Empty = any, and none."""
     def __init__(
         self,
         *,
@@ -114,10 +117,11 @@ class Selector(_message.Message):
         task_type: _builtins.str = ...,
         tool: _builtins.str = ...,
         target: _builtins.str = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "task_type", b"task_type", "tool", b"tool", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "target", b"target", "task_type", b"task_type", "tool", b"tool", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

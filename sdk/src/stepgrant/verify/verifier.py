@@ -24,6 +24,7 @@ from stepgrant.ids import parse_ulid
 from stepgrant.intent import Json, digest
 from stepgrant.jws import parse_jws, verify_jws
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant.subject import SubjectId
 from stepgrant.target import fill_target
 from stepgrant.verify.feed import TrustedFeed
 from stepgrant.verify.keys import issuer_instance
@@ -84,6 +85,11 @@ class VerifiedCall:
     target: str
     claims: GrantClaims
     issuer_instance: str
+
+    @property
+    def on_behalf_of(self) -> SubjectId | None:
+        """The user on whose behalf the caller's task runs, proven to the gateway by an OIDC token; None = nobody's."""
+        return self.claims.on_behalf_of
 
 
 def verify_grant(

@@ -226,7 +226,15 @@ class RevocationView:
 
 
 def _falls_under(selector: Selector, claims: GrantClaims) -> bool:
+    subject = None if claims.on_behalf_of is None else str(claims.on_behalf_of)
     return any(
-        matches(selector, workload=workload, task_type=claims.task_type, tool=claims.tool, target=claims.target)
+        matches(
+            selector,
+            workload=workload,
+            task_type=claims.task_type,
+            tool=claims.tool,
+            target=claims.target,
+            subject=subject,
+        )
         for workload in {claims.subject, *claims.chain}
     )

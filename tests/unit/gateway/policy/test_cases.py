@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from stepgrant_gateway.policy.cases import count_cases, run_cases
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.policy import SUPPORT
+from tests.kit.subjects import subject_policy
 
 TASK = (
     'task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", '
@@ -23,6 +26,29 @@ def run(policy: LoadedPolicySet, *lines: str) -> list[str]:
     """One case of these lines."""
     text = "# cases\n- name: it\n" + "".join(f"  {line}\n" for line in lines)
     return [str(finding) for finding in run_cases({"tests/a.yaml": text.encode()}, policy)]
+
+
+def test_a_case_states_a_subject_and_what_it_has_not_said_is_not_there(tmp_path: Path):
+    policy = load_policy(subject_policy(tmp_path / "policy"))
+    jo = 'subject: {iss: "https://login.acme.test", sub: u-17'
+    sales, refund = TASK[:-1] + f", {jo}, department: sales}}}}", "given: {completed: [orders.get]}"
+    assert (
+        run(
+            policy,
+            sales,
+            "open: true",
+            "expect: {decision: denied, code: forbidden, policies: [users-of-support-only]}",
+        )
+        == []
+    )
+    user = TASK[:-1] + f", {jo}, department: support}}}}"
+    assert run(policy, user, "open: true", GRANTED) == []
+    assert run(policy, user, refund, REFUND, GRANTED) == []
+    assert run(policy, TASK, refund, REFUND, "expect: {decision: denied, code: subject_required}") == []
+    misfit = TASK[:-1] + f", {jo}, department: 5}}}}"
+    assert run(policy, misfit, GET, "expect: {decision: denied, code: subject_invalid, argument: department}") == []
+    assert "role" in "".join(run(policy, TASK[:-1] + f", {jo}, role: x}}}}", GET, GRANTED))
+    assert "https URL" in "".join(run(policy, TASK[:-1] + ", subject: {iss: acme, sub: x}}", GET, GRANTED))
 
 
 @pytest.mark.parametrize(

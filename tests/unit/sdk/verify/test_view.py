@@ -9,6 +9,7 @@ from stepgrant.errors import GrantRefusedError, ProtocolError, RefusalCode
 from stepgrant.feed import CatalogSlice, FeedEvent, Heartbeat
 from stepgrant.grant import LEEWAY, Binding
 from stepgrant.selector import Selector
+from stepgrant.subject import SubjectId
 from stepgrant.verify import view as module
 from stepgrant.verify.view import RevocationView
 from tests.kit.enforcement import (
@@ -196,6 +197,7 @@ def test_rv_06_a_revocation_is_kept_until_the_end_of_the_grant_and_the_leeway(vi
         (Selector(tool="orders.*"), True),
         (Selector(target="pg://orders/*"), True),
         (Selector(target="pg://orders/*", tool="orders.get"), False),
+        (Selector(subject="https://login.acme.test#u-17"), False),
     ],
 )
 def test_a_lock_is_matched_here_as_at_the_gateway(viewing, selector, hit):
@@ -206,6 +208,13 @@ def test_a_lock_is_matched_here_as_at_the_gateway(viewing, selector, hit):
 def test_a_lock_on_any_workload_of_the_chain_counts(viewing):
     viewing.send(lock(Selector(workload="spiffe://acme.org/agent/origin")))
     assert viewing.refused(chain=("spiffe://acme.org/agent/origin", str(AGENT))) is RefusalCode.LOCKED
+
+
+def test_a_lock_on_a_subject_refuses_the_grants_of_its_tasks_and_no_others(viewing):
+    viewing.send(lock(Selector(subject="https://login.acme.test#u-17")))
+    assert viewing.refused(on_behalf_of=SubjectId("https://login.acme.test", "u-17")) is RefusalCode.LOCKED
+    assert viewing.refused(on_behalf_of=SubjectId("https://login.acme.test", "u-18")) is None
+    assert viewing.refused() is None
 
 
 def test_a_lifted_lock_refuses_what_was_issued_before_and_is_forgotten_in_the_end(viewing):
