@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -16,7 +17,10 @@ from stepgrant.link import Address
 from stepgrant.outgoing.grpc import channel
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import agent_pb2_grpc, operator_pb2, operator_pb2_grpc, verifier_pb2, verifier_pb2_grpc
+from stepgrant_gateway.identity import refreshing
+from tests.faults.waiting import eventually
 from tests.kit.ca import IssuedSvid, TestAuthority
+from tests.kit.endpoints import Served, bundle_document, endpoint
 from tests.kit.partners import PARTNER, Partners, partners
 from tests.kit.running import ISSUER
 from tests.kit.servers import GRPC_CALLS, ORDERS, REFUND, Order, call, orders_server
@@ -51,6 +55,34 @@ async def test_a_partners_agent_gets_what_policy_gives_it_and_nothing_else(site:
         async with site.client("agent/other", of=site.partner).task("Refund", PARAMETERS):
             pytest.fail("it has no permit")
     assert unnamed.value.denial.code is DenialCode.NO_PERMIT
+
+
+async def test_a_bundle_endpoint_lets_the_partner_in_and_takes_it_out_again(tmp_path, monkeypatch, caplog) -> None:
+    """By `https_spiffe`, from a bootstrap file, with an authority that rotates and then leaves."""
+    monkeypatch.setattr(refreshing, "LEAST", timedelta(milliseconds=10))
+    old, new = TestAuthority(PARTNER), TestAuthority(PARTNER)
+    (tmp_path / "partner.pem").write_bytes(old.bundle().pem)
+    both = bundle_document(old.bundle(), new.bundle(), sequence=1, hint=1)
+    with endpoint(old.issue("spire/server"), Served(both)) as served:
+        settings = f"""
+            [federation."{PARTNER}"]
+            url = "{served.url}"
+            profile = "https_spiffe"
+            endpoint_id = "spiffe://{PARTNER}/spire/server"
+            bootstrap = "partner.pem"
+        """
+        async with partners(tmp_path, new, settings=settings) as site:
+            client = site.client(of=new)
+            caplog.set_level("INFO")
+            await eventually(lambda: "partner.test has 2 authorities now" in caplog.text)
+            async with client.task("Refund", PARAMETERS):
+                pass
+            lost = asyncio.create_task(_until_lost(client))
+            await site.recorded("step.granted")
+            served.body = bundle_document(old.bundle(), sequence=2, hint=1)
+            with pytest.raises(stepgrant.Revoked) as ended:
+                await asyncio.wait_for(lost, 10)
+            assert ended.value.cause == "identity_lost"
 
 
 def forged(site: Partners, spiffe_id: str) -> IssuedSvid:
@@ -108,7 +140,7 @@ async def test_a_gateway_or_resource_whose_id_the_partners_authority_signed_is_n
 
 async def test_a_partners_stream_ends_when_its_authority_leaves_the_bundle_and_ours_goes_on(tmp_path) -> None:
     """Also with an intermediate between: what vouches for the stream is the authority."""
-    async with partners(tmp_path, intermediate=True) as site:
+    async with partners(tmp_path, TestAuthority(PARTNER, intermediate=True)) as site:
         theirs, ours = site.client(of=site.partner), site.client()
         async with ours.task("Refund", PARAMETERS) as going_on:
             lost = asyncio.create_task(_until_lost(theirs))

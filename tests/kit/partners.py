@@ -90,8 +90,14 @@ class Partners:
 
 
 @asynccontextmanager
-async def partners(folder: Path, *, intermediate: bool = False) -> AsyncIterator[Partners]:
-    """A gateway of our trust domain whose policy gives the partner's support agent refunds, as ours has them."""
+async def partners(
+    folder: Path, partner: TestAuthority | None = None, *, settings: str | None = None
+) -> AsyncIterator[Partners]:
+    """A gateway of our trust domain whose policy gives the partner's support agent refunds, as ours has them.
+
+    It has the partner's bundle with its own identity, or by what `settings` say in gateway.toml.
+    """
+    partner = partner or TestAuthority(PARTNER)
     policy = folder / "policy"
     shutil.copytree(SUPPORT_POLICY, policy)
     catalog = policy / "catalog.yaml"
@@ -110,11 +116,13 @@ async def partners(folder: Path, *, intermediate: bool = False) -> AsyncIterator
         insecure_memory = true
         [inputs]
         discard = true
+        {settings or ""}
         """.encode(),
         folder / "gateway.toml",
     )
-    ours, partner = TestAuthority(OURS), TestAuthority(PARTNER, intermediate=intermediate)
-    source = FixedSource(ours.snapshot("gateway", dns=["localhost"], federated=[partner.bundle()]))
+    ours = TestAuthority(OURS)
+    federated = [partner.bundle()] if settings is None else []
+    source = FixedSource(ours.snapshot("gateway", dns=["localhost"], federated=federated))
     async with (
         Gateway.start(config, World(SystemClock(), system_entropy, source)) as gateway,
         AsyncExitStack() as stack,

@@ -9,7 +9,8 @@ from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.errors import InvalidIdError
+from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.settings import (
     Address,
@@ -21,7 +22,8 @@ from stepgrant_gateway.core.settings import (
     read_spiffe_ids,
     setting,
 )
-from stepgrant_gateway.identity.settings import IdentitySettings
+from stepgrant_gateway.identity.endpoints import Profile
+from stepgrant_gateway.identity.settings import FederationSettings, IdentitySettings
 from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
@@ -58,7 +60,7 @@ class GatewaySettings(Section):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One gateway.toml. `insecure` names the insecure choices in it, which the ledger records."""
+    """One gateway.toml. `federation` is by trust domain; `insecure` names the insecure choices, which the ledger records."""
 
     file: Path
     gateway: GatewaySettings
@@ -68,6 +70,7 @@ class Config:
     limits: LimitSettings
     metrics: MetricsSettings
     tracing: TracingSettings
+    federation: Mapping[str, FederationSettings]
     insecure: tuple[str, ...]
 
 
@@ -80,6 +83,9 @@ SECTIONS: Final[Mapping[str, type[Section]]] = {
     "metrics": MetricsSettings,
     "tracing": TracingSettings,
 }
+FEDERATION: Final = "federation"
+"""The one section of tables, each named by a trust domain: `[federation."partner.test"]`."""
+MAX_FEDERATED: Final = 64
 
 
 def load_config(file: Path) -> Config:
@@ -106,11 +112,14 @@ def parse_config(data: bytes, file: Path) -> Config:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: is not TOML: {error}") from error
     lines = key_lines(text)
-    _refuse_unknown(document, SECTIONS, "", file, lines)
-    sections: dict[str, Any] = {name: _section(kind, name, document, file, lines) for name, kind in SECTIONS.items()}
+    _refuse_unknown(document, {**SECTIONS, FEDERATION: None}, "", file, lines)
+    sections: dict[str, Any] = {
+        name: _section(kind, name, document.get(name, {}), file, lines) for name, kind in SECTIONS.items()
+    }
     config = Config(
         file=file,
         **sections,
+        federation=_federation(document.get(FEDERATION, {}), file, lines),
         insecure=tuple(
             f"{section}.{key}"
             for section, table in document.items()
@@ -137,10 +146,7 @@ def key_lines(text: str) -> Mapping[str, int]:
     return lines
 
 
-def _section(
-    kind: type[_Settings], name: str, document: Mapping[str, Any], file: Path, lines: Mapping[str, int]
-) -> _Settings:
-    table = document.get(name, {})
+def _section(kind: type[_Settings], name: str, table: object, file: Path, lines: Mapping[str, int]) -> _Settings:
     if not isinstance(table, dict):
         raise Place(file, lines.get(name, 0), name).error(f"a table is wanted: [{name}]")
     known: Mapping[str, Field[Any]] = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # each is a dataclass
@@ -153,6 +159,22 @@ def _section(
         elif item.default is MISSING and item.default_factory is MISSING:
             raise place.error(f"is not set, and has no default. {item.metadata['doc']}")
     return kind(**values)
+
+
+def _federation(tables: object, file: Path, lines: Mapping[str, int]) -> Mapping[str, FederationSettings]:
+    if not isinstance(tables, dict) or len(tables) > MAX_FEDERATED:
+        wrong = f'tables are wanted, one for each of at most {MAX_FEDERATED} trust domains: [federation."partner.test"]'
+        raise Place(file, lines.get(FEDERATION, 0), FEDERATION).error(wrong)
+    for name in tables:
+        place = Place(file, lines.get(f"{FEDERATION}.{name}", 0), f"{FEDERATION}.{name}")
+        try:
+            if parse_spiffe_id(f"spiffe://{name}", what="it").path:
+                raise place.error("the name of a trust domain is wanted, without a path")
+        except InvalidIdError as error:
+            raise place.error(f"{error}; a table is named by a trust domain, such as partner.test") from error
+    return {
+        name: _section(FederationSettings, f"{FEDERATION}.{name}", table, file, lines) for name, table in tables.items()
+    }
 
 
 def _refuse_unknown(
@@ -171,14 +193,37 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
     def place(key: str) -> Place:
         return Place(config.file, lines.get(key, lines.get(key.partition(".")[0], 0)), key)
 
-    for section in SECTIONS:
-        found: tuple[str, str] | None = getattr(config, section).contradiction()
+    federated = {f"{FEDERATION}.{name}": settings for name, settings in config.federation.items()}
+    for section, settings in ({name: getattr(config, name) for name in SECTIONS} | federated).items():
+        found: tuple[str, str] | None = settings.contradiction()
         if found is not None:
             key, wrong = found
             raise place(f"{section}.{key}").error(wrong)
+    for name, settings in config.federation.items():
+        wrong = _relation_trouble(name, settings, config)
+        if wrong:
+            raise place(f"{FEDERATION}.{name}").error(wrong)
     for key in ("listen", "listen_bearer"):
         address: Address | None = getattr(config.gateway, key)
         if config.insecure and address is not None and not address.is_loopback:
             raise place(config.insecure[0]).error(
                 f"is insecure, so the gateway listens on loopback only; gateway.{key} is {address}"
             )
+
+
+def _relation_trouble(name: str, settings: FederationSettings, config: Config) -> str:
+    """What is wrong with one federated trust domain beside the others, or nothing."""
+    if name == config.gateway.issuer.trust_domain:
+        return "is the own trust domain, whose bundle comes with the own SVID"
+    if name in config.identity.federated:
+        return "is in identity.federated as well; a trust domain has one bundle, from one source"
+    if settings.profile is Profile.SPIFFE and settings.endpoint_id is not None:
+        self_serving = settings.endpoint_id.trust_domain == name
+        if self_serving and settings.bootstrap is None:
+            return (
+                "its endpoint is of the same trust domain, so bootstrap must be set: the bundle to know it by at first"
+            )
+        if not self_serving and settings.bootstrap is not None:
+            other = settings.endpoint_id.trust_domain
+            return f"its endpoint is known by the bundle of {other}, so bootstrap says nothing: take it out"
+    return ""

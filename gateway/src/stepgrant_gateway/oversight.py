@@ -13,7 +13,6 @@ from cryptography import x509
 
 from stepgrant.errors import IdentityUnavailableError
 from stepgrant.grant import HEARTBEAT, LEEWAY
-from stepgrant.spiffe.source import IdentitySource
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.retention import Retention
@@ -21,6 +20,7 @@ from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.health import Check, Condition, Health
+from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.storage.space import DiskSpace
 from stepgrant_gateway.tokens.keys import SigningKeys
@@ -42,7 +42,7 @@ class Watched:
     keys: SigningKeys
     retention: Retention
     live: LiveCalls
-    identity: IdentitySource
+    identity: FederatedIdentity
     stale: Check
     space: DiskSpace
 
@@ -75,6 +75,7 @@ class Watched:
             Level.FEED_SUBSCRIBERS: self.feed.subscribers,
             Level.SVID_EXPIRY_TIMESTAMP_SECONDS: svid,
             Level.BUNDLE_EXPIRY_TIMESTAMP_SECONDS: bundle,
+            Level.FEDERATED_BUNDLES_STALE: len(self.identity.stale()),
             Level.SIGNING_KEY_EXPIRY_TIMESTAMP_SECONDS: self.keys.due().timestamp(),
             Level.CLOCK_BEHIND_SECONDS: self.behind(clock).total_seconds(),
             Level.RETENTION_AGE_SECONDS: self.retention.age.total_seconds(),

@@ -40,7 +40,9 @@ from stepgrant_gateway.core.ledger import Record
 from stepgrant_gateway.core.observations import UNOBSERVED
 from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
 from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
+from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
+from stepgrant_gateway.identity.relations import begin_relations
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.listeners import Judges, Listeners, Services
 from stepgrant_gateway.oversight import Oversight, Watched
@@ -53,7 +55,7 @@ from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.quotas import Quotas, quotas_of
 from stepgrant_gateway.rpc.server import TRANSPORT, Transport
 from stepgrant_gateway.rpc.verifier import VerifierService
-from stepgrant_gateway.storage.opening import make_sealer, open_ledger
+from stepgrant_gateway.storage.opening import bundle_store, make_sealer, open_ledger
 from stepgrant_gateway.storage.space import DiskSpace
 from stepgrant_gateway.system import SystemClock, identity_source, system_entropy
 from stepgrant_gateway.tokens.keys import SigningKeys
@@ -122,15 +124,22 @@ class Gateway:
         metrics = None if config.metrics.address is None else Metrics()
         async with AsyncExitStack() as stack:
             stack.callback(world.identity.close)
-            await _require_own_identity(config, world.identity)
+            observer, kept = metrics or world.observer, bundle_store(config.ledger)
+            relations = await asyncio.to_thread(begin_relations, config.federation, kept)
+            identity = FederatedIdentity(
+                world.identity, relations, world.clock, world.entropy, kept=kept, observer=observer
+            )
+            stack.callback(identity.close)
+            world = replace(world, identity=identity)
+            await _require_own_identity(config, identity)
             instance_id = ulid(world.clock.now(), world.entropy(ULID_RANDOM_BYTES))
-            observer = metrics or world.observer
             tracing = begin_tracing(config.tracing, instance_id, observer)
             if tracing is not None:
                 stack.push_async_callback(tracing.close)
             world = replace(world, observer=tracing or observer)
             application = await _application(config, world, instance_id, stack, ahead_until)
-            ports, oversight = await _face(config, world, instance_id, application, metrics, stack)
+            ports, oversight = await _face(config, world, identity, instance_id, application, metrics, stack)
+            identity.start()
             _log.info(
                 "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, ports[0],
                 extra={"event": "started"},
@@ -253,10 +262,10 @@ def _use_cases(
 
 
 async def _face(
-    config: Config, world: World, instance_id: str, application: Application, metrics: Metrics | None,
-    stack: AsyncExitStack,
+    config: Config, world: World, identity: FederatedIdentity, instance_id: str, application: Application,
+    metrics: Metrics | None, stack: AsyncExitStack,
 ) -> tuple[tuple[int, int | None], Oversight]:  # fmt: skip
-    clock, identity = world.clock, world.identity
+    clock = world.clock
     denied = DeniedCallers(application.recorder, clock, world.observer)
     quotas = quotas_of(config.limits, clock, world.observer)
     judges = _judges(config, world, denied, quotas)

@@ -16,7 +16,9 @@ from tests.kit.pages import ROOT, page
 
 PAGE = page("operations.md")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-SOURCES = [path.read_text(encoding="utf-8") for path in (ROOT / "gateway" / "src").rglob("*.py")]
+SOURCES = [
+    path.read_text(encoding="utf-8") for src in ("gateway", "sdk") for path in (ROOT / src / "src").rglob("*.py")
+]
 
 
 def typed() -> Iterator[list[str]]:
@@ -122,6 +124,8 @@ def test_every_log_event_of_an_alarm_is_logged_and_no_error_of_the_gateway_is_le
         "svid_rotated",
         "decided",
         "disk_enough",
+        "bundle_updated",
+        "bundle_endpoint_recovered",
     }
     assert logged - named - everyday == set()
 

@@ -8,7 +8,8 @@ import typer
 
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.cli.program import program
-from stepgrant_gateway.config import SECTIONS
+from stepgrant_gateway.config import FEDERATION, SECTIONS
+from stepgrant_gateway.identity.settings import FederationSettings
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text(encoding="utf-8")
 READERS = Path(__file__).parents[3] / "gateway" / "src" / "stepgrant_gateway" / "policy"
@@ -16,6 +17,7 @@ READERS = Path(__file__).parents[3] / "gateway" / "src" / "stepgrant_gateway" / 
 
 def test_every_setting_of_gateway_toml_has_a_row() -> None:
     settings = [f"{section}.{item.name}" for section, kind in SECTIONS.items() for item in fields(kind)]
+    settings += [f'{FEDERATION}."NAME".{item.name}' for item in fields(FederationSettings)]
     assert [name for name in settings if f"`{name}`" not in PAGE] == []
 
 

@@ -15,6 +15,7 @@ from stepgrant_gateway.app.recording import BOUND, GATHERING
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.storage.memory import MemoryLedger
@@ -41,7 +42,7 @@ class Overseen:
             keys=built.keys,
             retention=Retention(MemoryLedger(), built.clock, timedelta(days=1)),
             live=LiveCalls(built.clock, lambda evidence: built.peer()),
-            identity=FixedSource(None),
+            identity=FederatedIdentity(FixedSource(None), (), built.clock, built.entropy),
             stale=lambda: self.stale,
             space=DiskSpace(Path("ledger.db"), lambda folder: self.free),
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from stepgrant.errors import StepgrantError
 from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, failed, good, life
+from stepgrant_gateway.cli.endpoints import examine_endpoints
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.cli.records import examine_ledger
 from stepgrant_gateway.core.errors import ConfigError, Finding
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 WITHIN: Final = 5.0
 """Seconds that the page of a gateway may take."""
 MAX_PAGE: Final = 64 * 1024
-BESIDE: Final = ("-wal", "-shm", ".lock", ".snapshot", ".snapshot-before")
+BESIDE: Final = ("-wal", "-shm", ".lock", ".snapshot", ".snapshot-before", ".federation", ".federation-before")
 """Endings of the files beside a ledger: made for its owner alone, as the ledger is."""
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -49,6 +50,7 @@ def inspect(file: Path, environment: Mapping[str, str], now: Now) -> Iterator[Ch
     yield _settings(config)
     if config.identity.source == "files" or config.identity.socket is not None:
         yield from _identity(config, environment, now)
+    yield from examine_endpoints(config, environment, now)
     yield _policy(config.gateway.policy)
     if config.ledger.path is not None:
         ledger = _ledger(config.ledger.path)

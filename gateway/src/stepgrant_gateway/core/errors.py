@@ -48,6 +48,18 @@ class ConfigError(GatewayError):
     code = "config_invalid"
 
 
+class BundleUnavailableError(GatewayError):
+    """A bundle endpoint cannot be reached, is not who it must be, or serves what is no bundle. What is held stays."""
+
+    code = "bundle_unavailable"
+
+
+class BundleRefusedError(GatewayError):
+    """A bundle that must not take the place of the one that is held: older, or another one under the same number."""
+
+    code = "bundle_refused"
+
+
 class NotAllowedError(GatewayError):
     """The caller is who it says, and may not do this."""
 

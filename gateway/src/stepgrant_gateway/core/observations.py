@@ -46,6 +46,7 @@ class Count(Enum):
     QUOTA_REFUSAL = "quota_refusal"
     RELOAD = "reload"
     CALLER_DENIED = "caller_denied"
+    BUNDLE_REFUSED = "bundle_refused"
 
 
 class Timing(Enum):

@@ -1,12 +1,23 @@
-"""`[identity]` of gateway.toml."""
+"""`[identity]` and `[federation."..."]` of gateway.toml."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from stepgrant_gateway.core.settings import Place, Section, read_path, read_path_table, read_text, setting
+from stepgrant.spiffe.ids import SpiffeId
+from stepgrant_gateway.core.settings import (
+    Place,
+    Section,
+    read_path,
+    read_path_table,
+    read_spiffe_id,
+    read_text,
+    setting,
+)
+from stepgrant_gateway.identity.endpoints import Endpoint, Profile
 
 
 def read_source(value: object, place: Place) -> str:
@@ -48,3 +59,62 @@ class IdentitySettings(Section):
         if self.source == "files" and self.socket is not None:
             return "socket", 'is for source = "workload_api" only'
         return None
+
+
+def read_profile(value: object, place: Place) -> Profile:
+    """One of the two endpoint profiles."""
+    text = read_text(value, place)
+    if text not in {profile.value for profile in Profile}:
+        raise place.error('"https_web" or "https_spiffe" is wanted')
+    return Profile(text)
+
+
+def read_endpoint_url(value: object, place: Place) -> str:
+    """The URL of a bundle endpoint (SPIFFE Federation, section 5.2.1.1)."""
+    text = read_text(value, place)
+    try:
+        url = urlsplit(text)
+        good = url.scheme == "https" and url.hostname and url.port != 0 and "@" not in url.netloc and not url.fragment
+    except ValueError:
+        good = False
+    if not good or not text.isascii() or not text.isprintable() or " " in text:
+        raise place.error("a URL such as https://partner.test/bundle.json is wanted, without user and fragment")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationSettings(Section):
+    """Where the bundle of one foreign trust domain is fetched from."""
+
+    url: str = setting("URL of its bundle endpoint, `https://...`.", read_endpoint_url)
+    profile: Profile = setting("How the endpoint proves who it is: `https_web` or `https_spiffe`.", read_profile)
+    endpoint_id: SpiffeId | None = setting(
+        "With `https_spiffe`: the SPIFFE ID that the endpoint must show.", read_spiffe_id, None
+    )
+    bootstrap: Path | None = setting(
+        "With `https_spiffe`, where the endpoint is of the very trust domain: its bundle to begin with, as a SPIFFE "
+        "bundle document or PEM.",
+        read_path,
+        None,
+    )
+    ca: Path | None = setting(
+        "With `https_web`: PEM of the authorities for the endpoint's certificate; by default the system's.",
+        read_path,
+        None,
+    )
+
+    def contradiction(self) -> tuple[str, str] | None:
+        """Each profile has settings of its own."""
+        spiffe = self.profile is Profile.SPIFFE
+        if spiffe and self.endpoint_id is None:
+            return "endpoint_id", 'must be set with profile = "https_spiffe": it is who the endpoint has to be'
+        if spiffe and self.ca is not None:
+            return "ca", 'is for profile = "https_web" only: with https_spiffe no authority but the bundle counts'
+        for key, value in {"endpoint_id": self.endpoint_id, "bootstrap": self.bootstrap}.items():
+            if not spiffe and value is not None:
+                return key, 'is for profile = "https_spiffe" only'
+        return None
+
+    def endpoint(self, trust_domain: str) -> Endpoint:
+        """The endpoint that serves the bundle of that trust domain."""
+        return Endpoint(trust_domain, self.url, self.profile, self.endpoint_id, self.ca)

@@ -18,6 +18,11 @@ def open_ledger(settings: LedgerSettings) -> tuple[SqliteLedger | MemoryLedger, 
     return SqliteLedger(settings.path), SnapshotFiles(settings.path)
 
 
+def bundle_store(settings: LedgerSettings) -> SnapshotStore:
+    """What keeps fetched bundles: files beside the ledger, `<ledger>.federation`; in memory if the ledger is."""
+    return MemorySnapshots() if settings.path is None else SnapshotFiles(settings.path, "federation")
+
+
 def make_sealer(settings: InputSettings, entropy: Entropy) -> Sealer:
     """What seals inputs, or only digests them; raises ConfigError when a recipient's key cannot be read."""
     if settings.discard:

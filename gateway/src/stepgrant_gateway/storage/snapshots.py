@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class SnapshotFiles:
-    """`SnapshotStore` beside one ledger: `<ledger>.snapshot` and `<ledger>.snapshot-before`."""
+    """`SnapshotStore` beside one ledger, of what `kind` names: `<ledger>.snapshot` and `<ledger>.snapshot-before`."""
 
-    def __init__(self, ledger: Path) -> None:
-        self._newest = ledger.with_name(ledger.name + ".snapshot")
-        self._before = ledger.with_name(ledger.name + ".snapshot-before")
-        self._next = ledger.with_name(ledger.name + ".snapshot-next")
+    def __init__(self, ledger: Path, kind: str = "snapshot") -> None:
+        self._newest = ledger.with_name(f"{ledger.name}.{kind}")
+        self._before = ledger.with_name(f"{ledger.name}.{kind}-before")
+        self._next = ledger.with_name(f"{ledger.name}.{kind}-next")
 
     def keep(self, snapshot: bytes) -> None:
         """See `SnapshotStore`. At every moment the one before is there, whole."""
@@ -52,10 +52,10 @@ class SnapshotFiles:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                logger.warning("The snapshot %s cannot be read: %s.", path, error.strerror)
+                logger.warning("%s cannot be read: %s.", path, error.strerror)
                 continue
             if found is None:
-                logger.warning("The snapshot %s is not a file of its owner alone, or too large: it is not read.", path)
+                logger.warning("%s is not a file of its owner alone, or too large: it is not read.", path)
             else:
                 yield found
 

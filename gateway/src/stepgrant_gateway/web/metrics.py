@@ -38,6 +38,7 @@ COUNTERS: Final[Mapping[Count, tuple[str, str, str]]] = {
     Count.QUOTA_REFUSAL: ("stepgrant_quota_refusals", "What was refused to identities that ask too much.", "errand"),
     Count.RELOAD: ("stepgrant_policy_reloads", "Loads of the policy directory, by result.", "result"),
     Count.CALLER_DENIED: ("stepgrant_callers_denied", "Callers whose identity or right was refused.", ""),
+    Count.BUNDLE_REFUSED: ("stepgrant_bundles_refused", "Federated bundles that went back, or changed unsaid.", ""),
 }
 """Name without `_total`, what it says, and its label ("" = none)."""
 
@@ -64,6 +65,7 @@ class Level(Enum):
     FEED_SUBSCRIBERS = "Resources that watch."
     SVID_EXPIRY_TIMESTAMP_SECONDS = "When the gateway's own SVID expires; 0 = there is none."
     BUNDLE_EXPIRY_TIMESTAMP_SECONDS = "When the first authority of the own trust domain expires; 0 = there is none."
+    FEDERATED_BUNDLES_STALE = "Foreign trust domains whose endpoint has given no good bundle for too long."
     SIGNING_KEY_EXPIRY_TIMESTAMP_SECONDS = "When the key that signs grants is replaced."
     CLOCK_BEHIND_SECONDS = "How far the wall clock is behind the latest durable event."
     EVENT_LOOP_LAG_SECONDS = "How much later than asked for the last beat of the second came."

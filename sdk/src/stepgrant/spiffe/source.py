@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from stepgrant.errors import InvalidSvidError
-from stepgrant.spiffe.bundles import BundleSet
+from stepgrant.errors import InvalidBundleError, InvalidSvidError
+from stepgrant.spiffe.bundles import BundleDocument, BundleSet
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.x509 import verify_x509_svid
 
@@ -84,6 +84,24 @@ def take_snapshot(
         not_after=svid.not_after,
         leaf_sha256=svid.leaf_sha256,
     )
+
+
+def with_federated(snapshot: IdentitySnapshot, federated: Iterable[BundleDocument]) -> IdentitySnapshot:
+    """`snapshot` with these bundles of further trust domains, each in the place of what it has for that one.
+
+    Raises:
+        InvalidBundleError: one is for the own trust domain, whose bundle comes with the own SVID only; or two are for one.
+    """
+    own, given = snapshot.spiffe_id.trust_domain, tuple(federated)
+    named = {document.bundle.trust_domain for document in given}
+    if own in named:
+        raise InvalidBundleError(f"{own} is the own trust domain: nobody else says what its authorities are")
+    kept = (bundle for bundle in snapshot.bundles if bundle.trust_domain not in named)
+    kept_jwt = (bundle for bundle in snapshot.bundles.jwt_bundles if bundle.trust_domain not in named)
+    bundles = BundleSet(
+        (*kept, *(document.bundle for document in given)), (*kept_jwt, *(document.jwt_bundle for document in given))
+    )
+    return replace(snapshot, bundles=bundles)
 
 
 def _pem(der: bytes) -> bytes:
