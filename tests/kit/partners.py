@@ -22,6 +22,7 @@ from stepgrant.spiffe.bundles import BundleSet, X509Bundle
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
 from stepgrant_gateway.config import parse_config
+from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
 from tests.kit.ca import FixedSource, IssuedSvid, TestAuthority
@@ -91,7 +92,7 @@ class Partners:
 
 @asynccontextmanager
 async def partners(
-    folder: Path, partner: TestAuthority | None = None, *, settings: str | None = None
+    folder: Path, partner: TestAuthority | None = None, *, settings: str | None = None, clock: Clock | None = None
 ) -> AsyncIterator[Partners]:
     """A gateway of our trust domain whose policy gives the partner's support agent refunds, as ours has them.
 
@@ -124,7 +125,7 @@ async def partners(
     federated = [partner.bundle()] if settings is None else []
     source = FixedSource(ours.snapshot("gateway", dns=["localhost"], federated=federated))
     async with (
-        Gateway.start(config, World(SystemClock(), system_entropy, source)) as gateway,
+        Gateway.start(config, World(clock or SystemClock(), system_entropy, source)) as gateway,
         AsyncExitStack() as stack,
     ):
         yield Partners(gateway, ours, partner, source, stack)
