@@ -7,15 +7,22 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from stepgrant.spiffe.bundles import X509Bundle
-from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, DevIdentity, DevTrustDomain
+from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, JWT_TTL, DevIdentity, DevTrustDomain
 from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
 
 
 class RotatingDomain(DevTrustDomain):
     """`prepare` publishes a second authority, `activate` has it issue, `remove` takes the first one out."""
 
-    def __init__(self, identities: Iterable[DevIdentity], now: Callable[[], datetime], *, svid_ttl: timedelta) -> None:
-        super().__init__(identities, now, svid_ttl=svid_ttl)
+    def __init__(
+        self,
+        identities: Iterable[DevIdentity],
+        now: Callable[[], datetime],
+        *,
+        svid_ttl: timedelta,
+        jwt_ttl: timedelta = JWT_TTL,
+    ) -> None:
+        super().__init__(identities, now, svid_ttl=svid_ttl, jwt_ttl=jwt_ttl)
         self._next: DevTrustDomain | None = None
 
     def prepare(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -15,11 +16,13 @@ import grpc
 from stepgrant.client import Client
 from stepgrant.link import Address
 from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.spiffe.jwt_source import JwtSvidSource
+from stepgrant.spiffe.jwt_workload import fetch_jwt_svid
 from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant_gateway.config import parse_config
 from stepgrant_gateway.core.ports import Clock
-from stepgrant_gateway.identity.dev import DevIdentity
+from stepgrant_gateway.identity.dev import JWT_TTL, DevIdentity
 from stepgrant_gateway.rpc.server import TRANSPORT, Transport
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
@@ -52,6 +55,26 @@ class Running:
     @property
     def address(self) -> Address:
         return Address("localhost", self.gateway.port)
+
+    @property
+    def bearer_address(self) -> Address:
+        assert self.gateway.bearer_port is not None
+        return Address("localhost", self.gateway.bearer_port)
+
+    def token_identity(self, path: str, audience: str = ISSUER) -> JwtSvidSource:
+        """The identity of that path, which shows a JWT-SVID for that audience."""
+        socket = self.api.socket_for(path)
+        source = JwtSvidSource(WorkloadApiSource(socket), partial(fetch_jwt_svid, socket), audience)
+        self.stack.callback(source.close)
+        return source
+
+    async def bearer_client(self, path: str = "agent/support") -> Client:
+        """The real SDK client of that workload, at the listener for bearer tokens."""
+        source = self.token_identity(path)
+        await asyncio.to_thread(source.current)
+        client = Client(self.bearer_address, parse_spiffe_id(ISSUER), source)
+        self.stack.push_async_callback(client.close)
+        return client
 
     def identity(self, path: str) -> WorkloadApiSource:
         """The identity of that path, from its own Workload API socket."""
@@ -89,20 +112,24 @@ async def running_gateway(
     settings: str = "",
     inputs: str = "discard = true",
     svid_ttl: timedelta = timedelta(days=3),
+    jwt_ttl: timedelta | None = None,
     transport: Transport = TRANSPORT,
 ) -> AsyncIterator[Running]:
     """A gateway over `policy`; its ledger in memory, or at `ledger`; by the system's clock, or by `clock`.
 
     `settings`: further lines of its gateway.toml; `inputs`: those of that section; `transport`: what its connections may take.
+    `jwt_ttl`: how long JWT-SVIDs are valid, and with it a listener for bearer tokens.
     """
     clock = clock or SystemClock()
-    domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=svid_ttl)
+    domain = RotatingDomain(IDENTITIES, clock.now, svid_ttl=svid_ttl, jwt_ttl=jwt_ttl or JWT_TTL)
+    bearer = "" if jwt_ttl is None else 'listen_bearer = "127.0.0.1:0"'
     listed = ", ".join(f'"spiffe://dev.stepgrant.test/{path}"' for path in operators)
     recorded = "insecure_memory = true" if ledger is None else f'path = "{ledger}"'
     text = f"""
 [gateway]
 issuer = "{ISSUER}"
 listen = "127.0.0.1:0"
+{bearer}
 policy = "{policy}"
 operators = [{listed}]
 [identity]
@@ -117,7 +144,7 @@ source = "workload_api"
     with tempfile.TemporaryDirectory(prefix="sg") as folder:
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(RotatingApi(domain, Path(folder) / "s", clock))
-            source = WorkloadApiSource(api.socket_for("gateway"))
+            source = WorkloadApiSource(api.socket_for("gateway"), jwt_authorities=jwt_ttl is not None)
             config = parse_config(text.encode(), Path(folder) / "gateway.toml")
             gateway = await stack.enter_async_context(
                 Gateway.start(config, World(clock, system_entropy, source, transport))

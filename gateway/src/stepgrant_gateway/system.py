@@ -38,8 +38,10 @@ def system_entropy(count: int, /) -> bytes:
     return os.urandom(count)
 
 
-def identity_source(settings: IdentitySettings, environment: Mapping[str, str]) -> IdentitySource:
-    """Where the SVID comes from; raises ConfigError if nothing says where."""
+def identity_source(
+    settings: IdentitySettings, environment: Mapping[str, str], *, jwt_authorities: bool = False
+) -> IdentitySource:
+    """Where the SVID comes from, and the JWT authorities if they are wanted; raises ConfigError if nothing says where."""
     now = SystemClock().now
     if settings.chain is not None and settings.key is not None and settings.bundle is not None:
         if settings.trust_domain is None:
@@ -58,4 +60,4 @@ def identity_source(settings: IdentitySettings, environment: Mapping[str, str]) 
             "there is no Workload API: set SPIFFE_ENDPOINT_SOCKET, or identity.socket in gateway.toml; "
             "`stepgrant dev` brings one for trying things out"
         )
-    return WorkloadApiSource(socket, now=now)
+    return WorkloadApiSource(socket, now=now, jwt_authorities=jwt_authorities)

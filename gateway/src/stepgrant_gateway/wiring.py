@@ -120,7 +120,10 @@ class Gateway:
             IdentityUnavailableError: there is no SVID.
             LedgerBrokenError, LedgerUnusableError, UnrecordedError: the ledger cannot be relied on.
         """
-        world = world or World(SystemClock(), system_entropy, identity_source(config.identity, os.environ))
+        if world is None:
+            bearers = config.gateway.listen_bearer is not None
+            identity = identity_source(config.identity, os.environ, jwt_authorities=bearers)
+            world = World(SystemClock(), system_entropy, identity)
         metrics = None if config.metrics.address is None else Metrics()
         async with AsyncExitStack() as stack:
             stack.callback(world.identity.close)

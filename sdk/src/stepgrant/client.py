@@ -32,6 +32,8 @@ from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
+CREDENTIAL_VARIABLE: Final = "STEPGRANT_CREDENTIAL"
+CREDENTIALS: Final = ("x509", "jwt")
 CURRENT_CLIENT: Final[ContextVar[Client | None]] = ContextVar("stepgrant_client", default=None)
 """The client that `stepgrant.task` uses here: the innermost that was entered with `async with`."""
 
@@ -216,13 +218,17 @@ class Client:
 
 
 def connect(
-    gateway: str | None = None, gateway_id: str | None = None, identity: IdentitySource | None = None
+    gateway: str | None = None,
+    gateway_id: str | None = None,
+    identity: IdentitySource | None = None,
+    credential: str | None = None,
 ) -> Client:
     """The client of one gateway. What is not given comes from the environment; nothing is sent yet.
 
     `gateway` is `host:port` (STEPGRANT_GATEWAY), `gateway_id` its SPIFFE ID (STEPGRANT_GATEWAY_ID), `identity` where the own
     SVID comes from (by default the Workload API at SPIFFE_ENDPOINT_SOCKET). An identity that is given stays the caller's to
-    close.
+    close. `credential` is what the gateway is shown: `x509`, which is the default, or `jwt`: a JWT-SVID, at the gateway's
+    listener for bearer tokens (STEPGRANT_CREDENTIAL). An identity that is given brings its own.
 
     Raises:
         MisuseError: one is missing or malformed; the text says which and what to do.
@@ -238,13 +244,29 @@ def connect(
     except InvalidIdError as error:
         raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
     if identity is not None:
+        if credential is not None:
+            raise MisuseError("an identity that is given says itself what it shows: leave `credential` out")
         return Client(address, server, identity)
+    shown = credential if credential is not None else os.environ.get(CREDENTIAL_VARIABLE) or CREDENTIALS[0]
+    if shown not in CREDENTIALS:
+        raise MisuseError(f"what the gateway is shown ({CREDENTIAL_VARIABLE}) is {shown[:64]!r}: set it to x509 or jwt")
     socket = _setting(None, SOCKET_VARIABLE, "the Workload API's socket, such as unix:/run/spire/agent.sock")
     if not socket.startswith(("unix:", "tcp:")):
         raise MisuseError(f"{SOCKET_VARIABLE} begins with neither unix: nor tcp:, such as unix:/run/spire/agent.sock")
+    return Client(address, server, _workload(socket, server, shown), owns_identity=True)
+
+
+def _workload(socket: str, gateway_id: SpiffeId, credential: str) -> IdentitySource:
+    """What the Workload API says that this process is. Imported here: it takes a third of a second."""
     from stepgrant.spiffe.workload import WorkloadApiSource
 
-    return Client(address, server, WorkloadApiSource(socket), owns_identity=True)
+    source = WorkloadApiSource(socket)
+    if credential == "x509":
+        return source
+    from stepgrant.spiffe.jwt_source import JwtSvidSource
+    from stepgrant.spiffe.jwt_workload import fetch_jwt_svid
+
+    return JwtSvidSource(source, functools.partial(fetch_jwt_svid, socket), str(gateway_id))
 
 
 def parse_address(text: str, what: str) -> Address:
@@ -262,7 +284,7 @@ def instance_key(process: int) -> InstanceKey:  # noqa: ARG001 - the key of the 
 
 
 def _sign(holder: Holder, challenge: Challenge) -> tuple[bytes, bytes]:
-    message = open_message(challenge.gateway_id, challenge.nonce, holder.identity.leaf_sha256)
+    message = open_message(challenge.gateway_id, challenge.nonce, holder.identity.credential_sha256)
     return holder.instance_key.public_der, holder.instance_key.sign_es256_raw(message)
 
 

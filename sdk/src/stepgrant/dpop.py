@@ -148,15 +148,17 @@ def verify_proof(proof: str, *, htm: str, htu: str, grant: str, now: datetime, j
         raise _refused("the DPoP proof was used before, or too many calls are in flight to tell")
 
 
-def open_message(gateway_id: str, nonce: bytes, leaf_sha256: bytes) -> bytes:
-    """What the instance key signs at `Open`: tag, SHA-256 of the gateway's ID, nonce, SHA-256 of the client's leaf.
+def open_message(gateway_id: str, nonce: bytes, credential_sha256: bytes) -> bytes:
+    """What the instance key signs at `Open`: tag, SHA-256 of the gateway's ID, nonce, SHA-256 of the identity credential.
+
+    That is the client's leaf (DER), or the characters of its bearer token.
 
     Raises:
         InvalidInputError: nonce or digest are not 32 bytes.
     """
-    if len(nonce) != NONCE_BYTES or len(leaf_sha256) != 32:
-        raise InvalidInputError("the nonce and the digest of the certificate are 32 bytes each")
-    return OPEN_TAG + hashlib.sha256(gateway_id.encode("utf-8")).digest() + nonce + leaf_sha256
+    if len(nonce) != NONCE_BYTES or len(credential_sha256) != 32:
+        raise InvalidInputError("the nonce and the digest of the identity credential are 32 bytes each")
+    return OPEN_TAG + hashlib.sha256(gateway_id.encode("utf-8")).digest() + nonce + credential_sha256
 
 
 def verify_open_proof(instance_key_der: bytes, signature: bytes, message: bytes) -> bytes:

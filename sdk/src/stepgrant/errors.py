@@ -106,6 +106,7 @@ class DenialCode(Enum):
     PARENT_ENDED = "parent_ended"
     OUTSIDE_ENVELOPE = "outside_envelope"
     IDENTITY_EXPIRING = "identity_expiring"
+    CERTIFICATE_REQUIRED = "certificate_required"
     TASK_EXPIRING = "task_expiring"
     SUBJECT_EXPIRING = "subject_expiring"
     SUBJECT_INVALID = "subject_invalid"

@@ -44,7 +44,7 @@ class Holder:
     def outdated(self) -> bool:
         """True if the source has another identity by now."""
         try:
-            return self.source.current().leaf_sha256 != self.identity.leaf_sha256
+            return self.source.current().credential_sha256 != self.identity.credential_sha256
         except IdentityUnavailableError:
             return False
 

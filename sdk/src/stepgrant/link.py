@@ -57,7 +57,10 @@ class Address:
 
 @dataclass(slots=True)
 class Link:
-    """One channel, shown as `snapshot` and pinned to `pinned`. Streams on it keep it until they are over."""
+    """One channel, pinned to `pinned`. What names us on it is the certificate of `snapshot`, or with each call its JWT-SVID.
+
+    Streams on it keep it until they are over.
+    """
 
     snapshot: IdentitySnapshot = field(repr=False)
     pinned: PinnedServer
@@ -67,7 +70,9 @@ class Link:
 
     def stream(self) -> StreamCall:
         """A fresh `PerformTask` call."""
-        return AgentGatewayStub(self.channel).PerformTask(None, metadata=traceparent())
+        svid = self.snapshot.jwt_svid
+        bearer = () if svid is None else (("authorization", f"Bearer {svid.token}"),)
+        return AgentGatewayStub(self.channel).PerformTask(None, metadata=(*traceparent(), *bearer))
 
 
 class Links:
@@ -160,6 +165,7 @@ class Links:
                 snapshot,
                 self._now,
                 (*CHANNEL_OPTIONS, *KEEPALIVE),
+                show_certificate=snapshot.jwt_svid is None,
             )
         except GatewayUnavailableError as error:
             self._failed = error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -15,13 +16,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from stepgrant.compact import base64url
 from stepgrant.errors import InvalidIdError
+from stepgrant.jwk import public_jwk, thumbprint
+from stepgrant.jws import sign_jws
 from stepgrant.spiffe.bundles import X509Bundle
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant_gateway.core.errors import ConfigError
 
 DEV_TRUST_DOMAIN: Final = "dev.stepgrant.test"
 SVID_TTL: Final = timedelta(hours=1)
+JWT_TTL: Final = timedelta(minutes=5)
 AUTHORITY_TTL: Final = timedelta(days=365)
 BACKDATED: Final = timedelta(seconds=30)
 """How far before its issue an SVID is valid from: what other clocks on one machine may differ by."""
@@ -56,18 +61,29 @@ class DevSvid:
 
 
 class DevTrustDomain:
-    """The throw-away CA of `identities`. `now` is the wall clock, aware; each SVID is valid for `svid_ttl`."""
+    """The throw-away CA of `identities`. `now` is the wall clock, aware.
+
+    Each X.509-SVID is valid for `svid_ttl`, each JWT-SVID for `jwt_ttl` (whole seconds).
+    """
 
     def __init__(
-        self, identities: Iterable[DevIdentity], now: Callable[[], datetime], *, svid_ttl: timedelta = SVID_TTL
+        self,
+        identities: Iterable[DevIdentity],
+        now: Callable[[], datetime],
+        *,
+        svid_ttl: timedelta = SVID_TTL,
+        jwt_ttl: timedelta = JWT_TTL,
     ) -> None:
         self.identities: Mapping[str, DevIdentity] = {identity.path: identity for identity in identities}
         self.svid_ttl = svid_ttl
+        self.jwt_ttl = jwt_ttl
         self._now = now
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DEV_TRUST_DOMAIN)])
         self._root = self._self_signed()
         self.bundle = X509Bundle(DEV_TRUST_DOMAIN, (self._root.public_bytes(Encoding.DER),))
+        self._jwt_key = ec.generate_private_key(ec.SECP256R1())
+        self._kid = base64url(thumbprint(self._jwt_key.public_key()))
 
     def issue(self, path: str) -> DevSvid:
         """A fresh SVID and key for the identity of this path.
@@ -75,11 +91,7 @@ class DevTrustDomain:
         Raises:
             ConfigError: dev.toml lists no such identity.
         """
-        identity = self.identities.get(path)
-        if identity is None:
-            raise ConfigError(
-                f"dev.toml lists no identity {path!r}; it has {', '.join(sorted(self.identities)) or 'none'}"
-            )
+        identity = self._listed(path)
         key = ec.generate_private_key(ec.SECP256R1())
         now = self._now().replace(microsecond=0)
         not_after = min(now + self.svid_ttl, self._root.not_valid_after_utc)
@@ -103,6 +115,34 @@ class DevTrustDomain:
             key_der=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
             not_after=not_after,
         )
+
+    @property
+    def jwks(self) -> bytes:
+        """The JWT authority, as the Workload API sends it: a JWKS."""
+        key = {**public_jwk(self._jwt_key.public_key()), "kid": self._kid, "use": "jwt-svid"}
+        return json.dumps({"keys": [key]}).encode("ascii")
+
+    def issue_jwt(self, path: str, audience: Sequence[str]) -> str:
+        """A fresh JWT-SVID of the identity of this path.
+
+        Raises:
+            ConfigError: dev.toml lists no such identity.
+        """
+        now = int(self._now().timestamp())
+        claims = {
+            "sub": str(self._listed(path).spiffe_id),
+            "aud": list(audience),
+            "iat": now,
+            "exp": now + self.jwt_ttl // timedelta(seconds=1),
+        }
+        return sign_jws({"kid": self._kid, "typ": "JWT"}, json.dumps(claims).encode("utf-8"), self._jwt_key)
+
+    def _listed(self, path: str) -> DevIdentity:
+        identity = self.identities.get(path)
+        if identity is None:
+            listed = ", ".join(sorted(self.identities)) or "none"
+            raise ConfigError(f"dev.toml lists no identity {path!r}; it has {listed}")
+        return identity
 
     def _self_signed(self) -> x509.Certificate:
         now = self._now().replace(microsecond=0)

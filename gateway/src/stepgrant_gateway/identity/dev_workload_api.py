@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeAlias
 import grpc
 from spiffe._proto import workload_pb2, workload_pb2_grpc
 
+from stepgrant.spiffe.jwt import MAX_AUDIENCES
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.ports import Clock, Timer
 from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, DevSvid, DevTrustDomain
@@ -90,6 +91,14 @@ class DevWorkloadApi:
         """The bundle of the trust domain by its ID, DER certificates one after the other."""
         return {f"spiffe://{DEV_TRUST_DOMAIN}": b"".join(self._domain.bundle.authorities)}
 
+    def jwt_bundles(self) -> dict[str, bytes]:
+        """The JWT authorities of the trust domain by its ID, a JWKS."""
+        return {f"spiffe://{DEV_TRUST_DOMAIN}": self._domain.jwks}
+
+    def issue_jwt(self, path: str, audience: Sequence[str]) -> str:
+        """A JWT-SVID of the identity with this path, issued now."""
+        return self._domain.issue_jwt(path, audience)
+
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._directory.stat()
@@ -162,6 +171,30 @@ class _Servicer(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         await _demand_header(context)
         while True:
             yield workload_pb2.X509BundlesResponse(bundles=self._api.bundles())
+            await self._api.wait_changed()
+
+    async def FetchJWTSVID(  # noqa: N802 - the name in the protocol
+        self, request: workload_pb2.JWTSVIDRequest, context: _Context
+    ) -> workload_pb2.JWTSVIDResponse:
+        """A JWT-SVID for the audiences that are asked for."""
+        await _demand_header(context)
+        spiffe_id = f"spiffe://{DEV_TRUST_DOMAIN}/{self._path}"
+        if not 1 <= len(request.audience) <= MAX_AUDIENCES or not all(request.audience):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"1 to {MAX_AUDIENCES} audiences are wanted")
+        if request.spiffe_id not in {"", spiffe_id}:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"this socket is that of {spiffe_id}")
+        svid = workload_pb2.JWTSVID(spiffe_id=spiffe_id, svid=self._api.issue_jwt(self._path, request.audience))
+        return workload_pb2.JWTSVIDResponse(svids=[svid])
+
+    async def FetchJWTBundles(  # noqa: N802 - the name in the protocol
+        self,
+        request: workload_pb2.JWTBundlesRequest,  # noqa: ARG002 - empty by specification
+        context: _Context,
+    ) -> AsyncIterator[workload_pb2.JWTBundlesResponse]:
+        """The JWT authorities now, and again after each rotation."""
+        await _demand_header(context)
+        while True:
+            yield workload_pb2.JWTBundlesResponse(bundles=self._api.jwt_bundles())
             await self._api.wait_changed()
 
 

@@ -47,7 +47,8 @@ def by_bearer(connection: Connection, authorization: Authorization) -> Evidence:
     """
     if len(authorization) != 1:
         raise InvalidInputError(
-            f"{len(authorization)} values of `authorization` came; exactly one is wanted here: Bearer and a token"
+            f"{len(authorization)} values of `authorization` came, and this listener wants exactly one, Bearer and a token: "
+            "an agent of the SDK sends it with STEPGRANT_CREDENTIAL=jwt"
         )
     match = _BEARER.fullmatch(authorization[0]) if isinstance(authorization[0], str) else None
     if match is None:

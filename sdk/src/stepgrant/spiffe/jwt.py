@@ -30,6 +30,7 @@ from stepgrant.errors import InvalidInputError, InvalidSvidError
 from stepgrant.jose import parse_foreign_jws, verify_foreign_jws
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant.spiffe.source import JwtSvid
 
 MAX_JWT_SVID_BYTES: Final = 8192
 """Twice a grant: RSA of 4096 bits, a long ID and a few audiences take two thirds of a kibibyte each."""
@@ -88,6 +89,27 @@ def verify_jwt_svid(token: str, audience: str, bundles: BundleSet, now: datetime
         raise InvalidSvidError(f"the JWT-SVID does not verify: {error}") from error
     digest = hashlib.sha256(token.encode("ascii")).digest()
     return VerifiedJwtSvid(spiffe_id, not_before, not_after, digest, revision)
+
+
+def read_own_jwt_svid(token: str, spiffe_id: SpiffeId, audience: str, now: datetime) -> JwtSvid:
+    """What a token says that was fetched for ourselves: of this ID, for this audience, not expired. Its signature is looked at
+    by whom it is shown to.
+
+    Raises:
+        InvalidSvidError: it says something else.
+    """
+    try:
+        jws = parse_foreign_jws(token, members=_MEMBERS, types=_TYPES, max_bytes=MAX_JWT_SVID_BYTES)
+        claims = parse_members(jws.payload)
+        if _subject(claims) != spiffe_id:
+            raise InvalidSvidError(f"it is not of {spiffe_id}")
+        _check_audience(claims.get("aud"), audience)
+        not_after = _time(claims, "exp")
+    except InvalidInputError as error:
+        raise InvalidSvidError(f"the JWT-SVID that was fetched cannot be used: {error}") from error
+    if now >= not_after:
+        raise InvalidSvidError(f"the JWT-SVID that was fetched expired at {not_after:%FT%TZ}: look at the clocks")
+    return JwtSvid(spiffe_id, not_after, token)
 
 
 def _subject(claims: Mapping[str, Any]) -> SpiffeId:

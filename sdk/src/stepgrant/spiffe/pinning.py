@@ -28,8 +28,10 @@ async def open_pinned(
     snapshot: IdentitySnapshot,
     now: Callable[[], datetime],
     options: Sequence[tuple[str, Any]],
+    *,
+    show_certificate: bool = True,
 ) -> tuple[grpc.aio.Channel, PinnedServer]:
-    """A connected channel that shows `snapshot`, and what it is pinned to. The caller closes it.
+    """A connected channel that shows the certificate of `snapshot`, or none, and what it is pinned to. The caller closes it.
 
     Raises:
         GatewayUnavailableError: no address answers as `expected_id`, or none is there when it is connected to.
@@ -37,7 +39,7 @@ async def open_pinned(
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     for _ in range(TRIES):
         pinned = await asyncio.to_thread(probe_server, host, port, expected_id, snapshot, now())
-        credentials, named = grpc_channel_credentials(snapshot, pinned)
+        credentials, named = grpc_channel_credentials(snapshot, pinned, show_certificate=show_certificate)
         channel = grpc.aio.secure_channel(target, credentials, options=[*options, *named])
         try:
             if await connected(channel):
@@ -46,7 +48,12 @@ async def open_pinned(
             await channel.close(None)
             raise
         await channel.close(None)
-    raise GatewayUnavailableError(f"{expected_id} proved itself at {target}, and then could not be connected to")
+    without = (
+        "" if show_certificate else "; without a client certificate only a listener for bearer tokens takes anybody"
+    )
+    raise GatewayUnavailableError(
+        f"{expected_id} proved itself at {target}, and then could not be connected to{without}"
+    )
 
 
 async def connected(channel: grpc.aio.Channel) -> bool:

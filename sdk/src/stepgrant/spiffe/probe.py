@@ -122,15 +122,15 @@ def recheck_server(pinned: PinnedServer, bundles: BundleSet, now: datetime) -> N
 
 
 def grpc_channel_credentials(
-    snapshot: IdentitySnapshot, pinned: PinnedServer
+    snapshot: IdentitySnapshot, pinned: PinnedServer, *, show_certificate: bool = True
 ) -> tuple[grpc.ChannelCredentials, list[tuple[str, str]]]:
-    """Credentials that show `snapshot` and trust `pinned` alone, and the channel options that go with them."""
+    """Credentials that trust `pinned` alone and show the certificate of `snapshot`, or none; and the channel options for them."""
     import grpc
 
     credentials = grpc.ssl_channel_credentials(
         root_certificates=pinned.leaves_pem,
-        private_key=snapshot.private_key_pem,
-        certificate_chain=snapshot.chain_pem,
+        private_key=snapshot.private_key_pem if show_certificate else None,
+        certificate_chain=snapshot.chain_pem if show_certificate else None,
     )
     return credentials, [("grpc.ssl_target_name_override", pinned.server_name)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,10 +18,20 @@ from stepgrant.spiffe.x509 import verify_x509_svid
 
 
 @dataclass(frozen=True, slots=True)
+class JwtSvid:
+    """An own JWT-SVID; whether it verifies, its audience says."""
+
+    spiffe_id: SpiffeId
+    not_after: datetime
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class IdentitySnapshot:
     """An own X.509-SVID, its key and the bundles, as they were at one moment. Made by `take_snapshot` only.
 
     `chain_der` is leaf first; `private_key_pem` is PKCS#8 without password and never in `repr`; `leaf_sha256` is 32 bytes.
+    With a `jwt_svid` that is what the gateway is shown, and the certificate is not; `not_after` is the earlier of both.
     """
 
     spiffe_id: SpiffeId
@@ -30,6 +41,14 @@ class IdentitySnapshot:
     not_before: datetime
     not_after: datetime
     leaf_sha256: bytes = field(repr=False)
+    jwt_svid: JwtSvid | None = None
+
+    @property
+    def credential_sha256(self) -> bytes:
+        """SHA-256 of what the gateway is shown: of the JWT-SVID's characters, or of the leaf's DER."""
+        if self.jwt_svid is None:
+            return self.leaf_sha256
+        return hashlib.sha256(self.jwt_svid.token.encode("ascii")).digest()
 
     @property
     def chain_pem(self) -> bytes:

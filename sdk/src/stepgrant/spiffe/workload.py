@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from stepgrant.errors import IdentityUnavailableError
 from stepgrant.spiffe.bundles import BundleSet, X509Bundle
+from stepgrant.spiffe.jwt_workload import JwtAuthorities
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
 from stepgrant.spiffe.subscribers import Subscribers
 
@@ -36,6 +38,7 @@ class WorkloadApiSource:
     One thread of its own keeps one stream open and opens it again whenever it ends, with a back-off from `FIRST_BACKOFF`
     to `MAX_BACKOFF`. Each update is the whole state (Workload API, section 5.2.1): one that does not verify, or
     `PermissionDenied`, takes the identity away; a lost connection does not. The first SVID of an update is ours.
+    `jwt_authorities` has the bundles hold JWT authorities as well, for whoever verifies JWT-SVIDs.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class WorkloadApiSource:
         now: Callable[[], datetime] = _utc_now,
         patience: timedelta = PATIENCE,
         first_backoff: timedelta = FIRST_BACKOFF,
+        jwt_authorities: bool = False,
     ) -> None:
         self._socket = socket
         self._now = now
@@ -58,7 +62,10 @@ class WorkloadApiSource:
         self._snapshot: IdentitySnapshot | None = None
         self._why = "the Workload API has not answered yet"
         self._thread = threading.Thread(target=self._supervise, name="stepgrant-workload-api", daemon=True)
+        self._jwt = JwtAuthorities(socket, self._rebundled, first_backoff=first_backoff) if jwt_authorities else None
         self._thread.start()
+        if self._jwt is not None:
+            self._jwt.start()
 
     def current(self) -> IdentitySnapshot:
         """The newest snapshot whose SVID is valid now. Blocks, at most for `patience`, only before the first answer.
@@ -67,6 +74,8 @@ class WorkloadApiSource:
             IdentityUnavailableError: there is none; the text says what the Workload API at which socket said.
         """
         self._answered.wait(self._patience.total_seconds())
+        if self._jwt is not None:
+            self._jwt.wait(self._patience)
         with self._lock:
             snapshot, why = self._snapshot, self._why
         if snapshot is None:
@@ -88,6 +97,8 @@ class WorkloadApiSource:
         """Ends the stream and the thread; afterwards `current` raises."""
         self._closed.set()
         self._wake.set()
+        if self._jwt is not None:
+            self._jwt.close()
         self._thread.join(timeout=5)
         with self._lock:
             self._snapshot, self._why = None, "the identity source is closed"
@@ -133,6 +144,7 @@ class WorkloadApiSource:
             self._gone(f"its update cannot be used: {error}")
             return
         with self._lock:
+            snapshot = self._with_jwt_bundles(snapshot)
             changed = self._snapshot != snapshot
             self._snapshot, self._why = snapshot, "connected"
         self._answered.set()
@@ -152,6 +164,19 @@ class WorkloadApiSource:
             for bundle in sorted(context.x509_bundle_set.bundles, key=lambda one: one.trust_domain.name)
         )
         return take_snapshot(chain, key, BundleSet(bundles), self._now())
+
+    def _with_jwt_bundles(self, snapshot: IdentitySnapshot) -> IdentitySnapshot:
+        if self._jwt is None:
+            return snapshot
+        return replace(snapshot, bundles=BundleSet(snapshot.bundles.bundles, self._jwt.current()))
+
+    def _rebundled(self) -> None:
+        """Other JWT authorities; called in their thread."""
+        with self._lock:
+            if self._snapshot is None:
+                return
+            self._snapshot = self._with_jwt_bundles(self._snapshot)
+        self._subscribers.notify()
 
     def _failed(self, error: Exception) -> None:
         if self._closed.is_set():
