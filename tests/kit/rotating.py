@@ -37,6 +37,10 @@ class RotatingDomain(DevTrustDomain):
         assert self._next is not None
         self.bundle = self._next.bundle
 
+    def replace_jwt_authority(self) -> None:
+        other = DevTrustDomain((), self._now)
+        self._jwt_key, self._kid = other._jwt_key, other._kid
+
 
 class RotatingApi(DevWorkloadApi):
     """A Workload API that issues anew for those whom the test names, and tells everybody."""

@@ -29,6 +29,20 @@ COMPLETE = {
 }
 
 
+@pytest.mark.parametrize("said", ["JWT", "bearer", "x509 "])
+def test_what_the_gateway_is_shown_is_x509_or_jwt(monkeypatch, said):
+    for name, value in COMPLETE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STEPGRANT_CREDENTIAL", said)
+    with pytest.raises(MisuseError, match=r"STEPGRANT_CREDENTIAL.* set it to x509 or jwt"):
+        connect()
+
+
+def test_an_identity_that_is_given_brings_what_it_shows():
+    with pytest.raises(MisuseError, match="leave `credential` out"):
+        connect("127.0.0.1:1", "spiffe://acme.org/gateway", identity=object(), credential="jwt")
+
+
 @pytest.mark.parametrize("missing", COMPLETE)
 def test_a_missing_variable_is_named_with_what_to_do(monkeypatch, missing):
     for name, value in COMPLETE.items():

@@ -197,7 +197,7 @@ class Open(_message.Message):
     """Instance public key: SubjectPublicKeyInfo, DER, P-256; at most 256 bytes."""
     signature: _builtins.bytes
     """ES256 signature (r and s, 64 bytes) by that key over: "stepgrant.open.v1\\0", SHA-256 of the gateway ID, the nonce,
-    SHA-256 of the client's leaf certificate (DER).
+    SHA-256 of the identity credential: the client's leaf certificate (DER), or the characters of its bearer token.
     """
     subject_token: _builtins.str
     """OIDC token of the user on whose behalf the task runs, a compact JWS of at most 8 KiB, from an issuer that the gateway is
