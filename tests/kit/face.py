@@ -15,6 +15,8 @@ from stepgrant.grant import Binding, Tier
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.core.boundary import (
+    Assigned,
+    AssignTask,
     Audienced,
     DeclareStep,
     OpenTask,
@@ -27,13 +29,15 @@ from stepgrant_gateway.core.boundary import (
     TaskClosed,
     TaskOpened,
     ToolOffer,
+    Withdrawn,
 )
-from stepgrant_gateway.core.errors import NotAllowedError
+from stepgrant_gateway.core.errors import NotAllowedError, NotFoundError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import FeedEvent
 from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.caller import Evidence
+from stepgrant_gateway.rpc.dispatcher import DispatcherService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.opening import Speaker
@@ -49,6 +53,7 @@ INSTANCE = "01KAJ7RM000000000000000000"
 TASK = "01KAJ7RM00000000000000TASK"
 STEP = "01KAJ7RM00000000000000STEP"
 GRANT = "01KAJ7RM0000000000000GRANT"
+ASSIGNMENT = "01KAJ7RM000000000000ASSGNT"
 AGENT = Peer(parse_spiffe_id("spiffe://acme.org/agent/support/7"), "x509", START + timedelta(hours=1), b"c" * 32)
 LIMITS = agent_pb2.Limits(live_steps=16, depth=4, arguments_bytes=65536, steps=1000)
 
@@ -144,6 +149,25 @@ class FakeRedeeming:
         return True
 
 
+class FakeAssigning:
+    """Assigns everything, and withdraws what is of the name ASSIGNMENT."""
+
+    def __init__(self) -> None:
+        self.answer: Assigned | Denial | Exception = Assigned(ASSIGNMENT, "open")
+        self.asked: list[tuple[Peer, AssignTask]] = []
+
+    async def assign(self, peer: Peer, request: AssignTask) -> Assigned | Denial:
+        self.asked.append((peer, request))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def withdraw(self, peer: Peer, assignment_id: str) -> Withdrawn:
+        if assignment_id != ASSIGNMENT:
+            raise NotFoundError(f"{peer.spiffe_id} has no assignment {assignment_id}")
+        return Withdrawn(TASK, durable=True)
+
+
 class FakeSubscription:
     """Gives the events that a test puts in."""
 
@@ -191,6 +215,7 @@ class Face:
         self.stale: str | None = None
         self.denied: list[tuple[str, str]] = []
         self.tasks: Any = application.tasks if application else FakeTasks()
+        self.assigning: Any = application.assigning if application else FakeAssigning()
         self.redeeming: Any = application.redeeming if application else FakeRedeeming()
         self.feed: Any = application.feed if application else FakeFeed()
         self.live = LiveCalls(self.clock, self.verify)
@@ -205,7 +230,7 @@ class Face:
         interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
         verifier = VerifierService(self.redeeming, self.feed, self.live, self.clock)
         operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
-        self.server = Server(interceptor, self.agent, transport, verifier, operator)
+        self.server = Server(interceptor, self.agent, transport, verifier, operator, DispatcherService(self.assigning))
         self.port = 0
 
     def verify(self, evidence: Evidence) -> Peer:

@@ -22,6 +22,7 @@ from stepgrant.intent import from_python
 from stepgrant.selector import matches
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.subject import SubjectId
+from stepgrant_gateway.app.assigning import Assigning
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
@@ -163,6 +164,10 @@ class Heart:
             prover=self.tokens,
             observer=heard,
         )
+        self.assigning = Assigning(
+            state=self.state, clock=self.clock, entropy=self.entropy, journal=self.journal, endings=self.endings,
+            deadlines=self.deadlines,
+        )  # fmt: skip
         self.redeeming = Redeeming(
             state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, endings=self.endings,
             observer=heard,

@@ -13,6 +13,7 @@ from stepgrant_gateway.identity.credentials import ServerIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.caller import Evidence
+from stepgrant_gateway.rpc.dispatcher import DispatcherService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.operator import OperatorService
 from stepgrant_gateway.rpc.presented import by_bearer, by_certificate
@@ -28,6 +29,7 @@ class Services:
     agent: AgentService
     verifier: VerifierService
     operator: OperatorService
+    dispatcher: DispatcherService
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Listeners:
             judges.verify, self._certificates.stale, judges.denied, judges.quotas, by_certificate
         )
         agents = IdentityInterceptor(judges.verify, self._tokens.stale, judges.denied, judges.quotas, by_bearer)
-        self._main = Server(whole, services.agent, transport, services.verifier, services.operator)
+        self._main = Server(whole, services.agent, transport, services.verifier, services.operator, services.dispatcher)
         self._bearer = Server(agents, services.agent, transport)
         self._servers: tuple[Server, ...] = (self._main,)
 

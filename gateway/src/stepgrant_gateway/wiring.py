@@ -17,6 +17,7 @@ from stepgrant.intent import MAX_ARGUMENTS_BYTES
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import agent_pb2
+from stepgrant_gateway.app.assigning import Assigning
 from stepgrant_gateway.app.delivering import Delivery, Signing
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
@@ -49,6 +50,7 @@ from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.policy.source import DirectorySource
 from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
+from stepgrant_gateway.rpc.dispatcher import DispatcherService
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.operator import OperatorService
@@ -87,6 +89,7 @@ class Application:
 
     state: State
     tasks: Tasks
+    assigning: Assigning
     redeeming: Redeeming
     feed: Feed
     operating: Operating
@@ -226,14 +229,9 @@ def _use_cases(
         signing=Signing(str(config.gateway.issuer), GrantMinter(keys)),
     )
     granting = Granting(
-        state=state,
-        clock=clock,
-        entropy=entropy,
-        journal=recorder,
-        endings=endings,
-        delivery=delivery,
+        state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, delivery=delivery,
         observer=observer,
-    )
+    )  # fmt: skip
     return Application(
         state=state,
         tasks=Tasks(
@@ -246,18 +244,15 @@ def _use_cases(
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
             observer=observer,
         ),
+        assigning=Assigning(
+            state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, deadlines=deadlines
+        ),
         redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, endings=endings, observer=observer),
         feed=feed,
         operating=Operating(
-            state=state,
-            clock=clock,
-            entropy=entropy,
-            journal=recorder,
-            feed=feed,
-            endings=endings,
-            source=source,
+            state=state, clock=clock, entropy=entropy, journal=recorder, feed=feed, endings=endings, source=source,
             observer=observer,
-        ),
+        ),  # fmt: skip
         recorder=recorder,
         retention=retention,
         keys=keys,
@@ -288,6 +283,7 @@ async def _face(
         agent,
         VerifierService(application.redeeming, application.feed, live, clock, world.observer),
         OperatorService(application.operating, tail, operators, live, denied.record),
+        DispatcherService(application.assigning),
     )
     listeners = Listeners(identity, services, judges, world.transport.carrying(config.limits.open_tasks))
     ports = await listeners.start(config.gateway.listen, config.gateway.listen_bearer)

@@ -17,6 +17,8 @@ from stepgrant_gateway.app.refusals import NO_CERTIFICATE, PARENT_NOT_LIVE, limi
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, State, Step, Task
 from stepgrant_gateway.core.boundary import DeclareStep
 from stepgrant_gateway.core.decision import (
+    BY_AGENT,
+    BY_ASSIGNMENT,
     Call,
     Permitted,
     PolicyPlace,
@@ -65,8 +67,11 @@ def locked(state: State, task: Task, *, tool: str | None, target: str | None) ->
 
 
 def lock_on(state: State, task: Task, *, tool: str | None, target: str | None) -> Lock | None:
-    """The first lock in force that matches, or None."""
-    return next((lock for lock in state.locks.values() if falls_under(lock, task, tool=tool, target=target)), None)
+    """The first lock in force that matches, or None: one on who assigned the task, too."""
+    for lock in state.locks.values():
+        if falls_under(lock, task, tool=tool, target=target) or locks_dispatcher(lock, task):
+            return lock
+    return None
 
 
 def falls_under(lock: Lock, task: Task, *, tool: str | None, target: str | None) -> bool:
@@ -75,6 +80,24 @@ def falls_under(lock: Lock, task: Task, *, tool: str | None, target: str | None)
         lock.selector, workload=task.workload, task_type=task.task_type.name, tool=tool, target=target,
         subject=task.on_behalf_of,
     )  # fmt: skip
+
+
+def locks_dispatcher(lock: Lock, task: Task) -> bool:
+    """True if the lock is on who assigned the task: on all of it, so not one that names a tool or a target."""
+    return task.assignment is not None and matches(
+        lock.selector, workload=task.assignment.dispatcher, task_type=task.task_type.name, tool=None, target=None,
+        subject=task.on_behalf_of,
+    )  # fmt: skip
+
+
+def voucher_of(task: Task) -> str:
+    """Who vouches for the task's type and parameters."""
+    return BY_AGENT if task.assignment is None else BY_ASSIGNMENT
+
+
+def dispatcher_of(task: Task) -> str:
+    """SPIFFE ID of who assigned the task; empty if nobody did."""
+    return "" if task.assignment is None else task.assignment.dispatcher
 
 
 def lock_refusal(lock: Lock) -> Refused:
@@ -107,11 +130,18 @@ def decide_open(
 ) -> Permitted | Rejected:  # fmt: skip
     """Whether `peer` may open the task, or take it up again, on behalf of `subject` as its latest token says."""
     budget = {name: state.book(task, name).spent(now, ("", "")) for name in state.policy.catalog.budgets}
-    question = Question(facts(task, now), StepFacts(), None, budget, peer.method, now, subject=subject)
-    verdict = state.policy.evaluate(question)
+    question = Question(
+        facts(task, now), StepFacts(), None, budget, peer.method, now, voucher_of(task), subject, dispatcher_of(task)
+    )
     refused = locked(state, task, tool=None, target=None)
+    return decide_whole(state, question, refused)
+
+
+def decide_whole(state: State, question: Question, refused: Refused | None) -> Permitted | Rejected:
+    """What policy says of a task as a whole, unless a lock has `refused` it."""
+    verdict = state.policy.evaluate(question)
     if refused is not None and not (isinstance(verdict, Refused) and verdict.code is DenialCode.NO_PERMIT):
-        # Who may not open this type does not learn that it is locked, nor why (invariant 12).
+        # Who may not open, or assign, this type does not learn that it is locked, nor why (invariant 12).
         return Rejected(refused, question)
     return verdict if isinstance(verdict, Permitted) else Rejected(verdict, question)
 
@@ -167,6 +197,8 @@ def decide_step(state: State, task: Task, step: Step, call: Call, now: datetime)
         peer_method=step.peer.method,
         now=now,
         subject=task.subject,
+        vouched_by=voucher_of(task),
+        dispatcher=dispatcher_of(task),
     )
     verdict = _explained(state, question, call)
     if isinstance(verdict, Refused):
@@ -274,6 +306,7 @@ def context_document(question: Question) -> dict[str, Any]:
         "budget": {name: str(value) for name, value in question.budget.items()},
         "peer_method": question.peer_method,
         "vouched_by": question.vouched_by,
+        "dispatcher": question.dispatcher,
         "now_ms": int(question.now.timestamp() * 1000),
     }
 

@@ -10,7 +10,15 @@ from typing import Final
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
-from stepgrant_gateway.app.authorizer import Rejected, decide_open, facts, subject_document, subject_id
+from stepgrant_gateway.app.authorizer import (
+    Rejected,
+    decide_open,
+    dispatcher_of,
+    facts,
+    subject_document,
+    subject_id,
+    voucher_of,
+)
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.refusals import (
@@ -25,6 +33,7 @@ from stepgrant_gateway.app.refusals import (
 from stepgrant_gateway.app.resuming import Resuming, parameters_digest
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_TASKS, State, Task
+from stepgrant_gateway.app.taking import find_assignment, give_back_assignment, take_assignment
 from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskOpened, ToolOffer
 from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused
 from stepgrant_gateway.core.errors import UnrecordedError
@@ -102,6 +111,7 @@ class Tasks:
         if isinstance(verdict, Rejected):
             return await self._deny(peer, request, now, decision_id, verdict)
         self._state.tasks[prepared.task_id] = prepared
+        take_assignment(self._state, prepared)
         opened = Event(
             EventType.TASK_OPENED,
             now,
@@ -111,6 +121,7 @@ class Tasks:
                 "task_type": prepared.task_type.name,
                 "workload": prepared.workload,
                 "peer_method": peer.method,
+                **_vouching(prepared),
                 "instance_jkt": prepared.instance_jkt.hex(),
                 "labels": sorted(prepared.labels),
                 "policies": [permit.place.policy_id for permit in verdict.permits],
@@ -122,7 +133,6 @@ class Tasks:
             input={
                 "parameters": dict(prepared.parameters.values),
                 "purpose": request.purpose,
-                "vouched_by": "agent",
                 **subject_document(self._state, subject),
             },
             sensitive=prepared.parameters.sensitive | self._state.policy.catalog.sensitive_claims,
@@ -131,6 +141,8 @@ class Tasks:
             await self._journal.record(opened).durable()
         except UnrecordedError:
             self._state.tasks.pop(prepared.task_id, None)
+            # It never counts as open: if it becomes durable all the same, its end is, too, before anything else.
+            give_back_assignment(self._state, prepared)
             return denial(UNRECORDED, decision_id)
         except asyncio.CancelledError:
             self._endings.end_task(
@@ -200,6 +212,9 @@ class Tasks:
     def _prepare(
         self, peer: Peer, request: OpenTask, subject: Subject | None, now: datetime, push: Callable[[Pushed], None]
     ) -> Task | Rejected:
+        assignment = find_assignment(self._state, peer, request, now) if request.assignment else None
+        if isinstance(assignment, Rejected):
+            return assignment
         catalog = self._state.policy.catalog
         task_type = catalog.task_types.get(request.task_type)
         if task_type is None:
@@ -209,6 +224,7 @@ class Tasks:
         if isinstance(parameters, Denial):
             parameters = catalog.blank_parameters(request.task_type)
         task = self._task(peer, request, subject, now, push, parameters)
+        task.assignment = assignment
         if wrong is not None:
             # Only who could open this type at all may learn what is wrong with its parameters (invariant 12).
             may = not isinstance(decide_open(self._state, task, now, peer, subject), Rejected)
@@ -256,6 +272,7 @@ class Tasks:
                 "decision": decision_id,
                 "task_type": request.task_type,
                 "resume": bool(request.resume_token),
+                "assigned": bool(request.assignment),
                 "workload": str(peer.spiffe_id),
                 "peer_method": peer.method,
                 "code": refused.code.value,
@@ -279,3 +296,11 @@ class Tasks:
 
 def _silent(_: Pushed) -> None:
     """Nobody hears of a task that is only asked about."""
+
+
+def _vouching(task: Task) -> dict[str, str]:
+    """Who vouches for the task, as its record says it; a fold marks the assignment as taken by it."""
+    said = {"vouched_by": voucher_of(task)}
+    if task.assignment is not None:
+        said |= {"assignment": task.assignment.assignment_id, "dispatcher": dispatcher_of(task)}
+    return said

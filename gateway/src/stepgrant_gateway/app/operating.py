@@ -12,7 +12,7 @@ from typing import Final
 
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.selector import Selector
-from stepgrant_gateway.app.authorizer import falls_under
+from stepgrant_gateway.app.authorizer import dispatcher_of, falls_under, voucher_of
 from stepgrant_gateway.app.feed import KEPT, Feed
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
@@ -238,6 +238,7 @@ class Operating:
                 task for task in self._state.tasks.values() if falls_under(lock, task, tool=None, target=None)
             ]:
                 self._endings.lock_out_task(task, lock)
+        ended += await self._endings.lock_out_assigned(lock)
         logger.warning(
             "Lock %s is in force, set by %s; it ended %d steps.",
             lock.lock_id, lock.issued_by, ended, extra={"event": "lock_set"},
@@ -274,7 +275,7 @@ def _described(lock: Lock) -> dict[str, object]:
 def _task_view(task: Task) -> TaskView:
     return TaskView(
         task.task_id, task.task_type.name, task.workload, task.opened_at, task.expires_at, len(task.live),
-        len(task.steps), tuple(sorted(task.labels)), task.on_behalf_of or "",
+        len(task.steps), tuple(sorted(task.labels)), voucher_of(task), dispatcher_of(task), task.on_behalf_of or "",
     )  # fmt: skip
 
 

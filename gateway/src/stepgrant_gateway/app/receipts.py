@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from stepgrant_gateway.core.errors import UnrecordedError
-from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.events import UNDELIVERED, Event, EventType
 
 
 class PendingReceipt:
@@ -91,13 +91,17 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]:
-    """Ends of what became durable after its receipt had failed: a task nobody was told of is closed.
+    """Ends of what became durable after its receipt had failed: a task or an assignment that nobody was told of.
 
     For a step nothing is left to do here: whoever hears that a grant is unrecorded ends the step, and records that.
     """
-    reason = "the ledger answered too late: the task was never handed out."
-    return [
-        Event(EventType.TASK_CLOSED, now, {"task": event.data["task"], "code": "undelivered", "reason": reason})
-        for event in events
-        if event.type is EventType.TASK_OPENED
-    ]
+    ends = []
+    for event in events:
+        if event.type is EventType.TASK_OPENED:
+            reason = "the ledger answered too late: the task was never handed out."
+            data = {"task": event.data["task"], "code": UNDELIVERED, "reason": reason}
+            ends.append(Event(EventType.TASK_CLOSED, now, data))
+        elif event.type is EventType.ASSIGNMENT_MADE:
+            data = {"assignment": event.data["assignment"], "by": "gateway", "task": "", "code": UNDELIVERED}
+            ends.append(Event(EventType.ASSIGNMENT_WITHDRAWN, now, data))
+    return ends

@@ -21,6 +21,12 @@ OVERLOADED = Refused(DenialCode.OVERLOADED, "the gateway takes no new tasks now.
 NOT_RESUMABLE = Refused(
     DenialCode.RESUME_REFUSED, "there is no task that this could take up again.", "open a new task."
 )
+NOT_ASSIGNED = Refused(
+    DenialCode.ASSIGNMENT_REFUSED,
+    "there is no assignment that this workload could open this task with.",
+    "ask the dispatcher for a new one; each opens one task, with the words and in the time that it was made for.",
+)
+"""Whether it never was, is another's, was used, withdrawn or has expired: a stranger must not learn that it exists."""
 TAKING_UP = Refused(
     DenialCode.OVERLOADED, "the task was taken up a moment ago, and that is not recorded yet.", "try again in a moment."
 )

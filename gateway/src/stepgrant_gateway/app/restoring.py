@@ -46,9 +46,11 @@ def forgive(history: History, ahead_until: datetime | None, now: datetime) -> li
 
 
 def restore(state: State, history: History, now: datetime) -> list[Event]:
-    """Takes over locks, books and label memory; returns the ends that have to be recorded (design 3)."""
+    """Takes over locks, assignments, books and label memory; returns the ends that have to be recorded (design 3)."""
     state.locks.update(history.locks)
     state.latest = history.latest
+    for assignment in history.assignments.values():
+        state.keep_assignment(assignment)
     for (name, owner), grains in history.spent.items():
         budget = state.policy.catalog.budgets.get(name)
         # A subject is `issuer#sub`, and no SPIFFE ID has a fragment.

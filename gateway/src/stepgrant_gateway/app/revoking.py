@@ -10,7 +10,7 @@ from typing import Final
 
 from stepgrant.errors import DenialCode
 from stepgrant.grant import LEEWAY
-from stepgrant_gateway.app.authorizer import lock_on, lock_refusal, reconsider
+from stepgrant_gateway.app.authorizer import lock_on, lock_refusal, locks_dispatcher, reconsider
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
@@ -25,6 +25,8 @@ from stepgrant_gateway.core.steps import StepInput, StepState, advance
 
 POLICY_CHANGED: Final = "policy_changed"
 """The code of a step that ends because the set that is active now does not permit it."""
+DISPATCHER_LOCKED: Final = "dispatcher_locked"
+"""The code of a task that ends because who assigned it is locked."""
 AT_ONCE: Final = 32
 """Live steps that are looked at in one turn of the loop, a few milliseconds of it: with each turn resources hear of what ended."""
 
@@ -217,13 +219,28 @@ class Endings:
 
     def lock_out(self, task: Task, step: Step, lock: Lock) -> None:
         """The step ends by a lock that matches it."""
-        code, reason = DenialCode.LOCKED.value, lock_refusal(lock).reason
+        # Resources know nothing of dispatchers: what a lock on one ends, they have to be told grant by grant.
+        by_dispatcher = locks_dispatcher(lock, task)
+        code, reason = DISPATCHER_LOCKED if by_dispatcher else DenialCode.LOCKED.value, lock_refusal(lock).reason
         self.end_step(task, step, StepInput.REVOKE, code=code, reason=reason, by=lock.issued_by)
 
     def lock_out_task(self, task: Task, lock: Lock) -> None:
         """The task ends by a lock that matches it."""
         code, reason = DenialCode.LOCKED.value, lock_refusal(lock).reason
         self.end_task(task, StepInput.REVOKE, code=code, reason=reason, by=lock.issued_by)
+
+    async def lock_out_assigned(self, lock: Lock) -> int:
+        """Every open task whose dispatcher is locked ends; returns how many steps lived. In turns with everything else."""
+        ended = 0
+        assigned = [task for task in self._state.tasks.values() if task.assignment is not None]
+        for number, task in enumerate(assigned, 1):
+            if task.open and locks_dispatcher(lock, task):
+                ended += len(task.live)
+                reason, by = lock_refusal(lock).reason, lock.issued_by
+                self.end_task(task, StepInput.REVOKE, code=DISPATCHER_LOCKED, reason=reason, by=by)
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return ended
 
     def _reconsider(self, task: Task, step: Step, cause: str, by: str) -> int:
         refused = self._refused_now(task, step)

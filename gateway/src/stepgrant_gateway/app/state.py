@@ -11,6 +11,7 @@ from typing import Final
 from stepgrant.errors import Denial
 from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.expiry import Deadline
+from stepgrant_gateway.core.assignments import Assignment
 from stepgrant_gateway.core.boundary import DeclareStep, Pushed, Redeemed, StepGranted
 from stepgrant_gateway.core.budgets import Book, StepKey
 from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
@@ -123,7 +124,7 @@ class Task:
     `subject` is the user on whose behalf it runs, as the latest token said; it is the same user to the end.
 
     `peer` and `push` are of the stream that has it now, the `holds`-th. While it is `lingering`, none has, and for `linger`
-    from the loss another may take it up. `watched`: earlier peers of live steps, and what ends the watch over each.
+    from the loss another may take it up. `assignment` None = only the agent vouches for it. `watched`: earlier peers of live steps, and what ends the watch over each.
     """
 
     task_id: str
@@ -152,6 +153,7 @@ class Task:
     lingering: bool = False
     holds: int = 0
     taken: Receipt | None = None
+    assignment: Assignment | None = None
     watched: list[tuple[Peer, Callable[[], None]]] = field(default_factory=list)
 
     @property
@@ -195,6 +197,8 @@ class State:
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
     memory: LabelMemory = field(default_factory=LabelMemory)
     resumable: dict[bytes, Task] = field(default_factory=dict)
+    assignments: dict[str, Assignment] = field(default_factory=dict)
+    tickets: dict[bytes, str] = field(default_factory=dict)
     linger: timedelta = MAX_LINGER
     draining: bool = False
     latest: datetime | None = None
@@ -210,6 +214,21 @@ class State:
         # A SPIFFE ID is no `issuer#sub`: both are owners side by side.
         key = (name, task.on_behalf_of or "" if budget.per == "subject" else task.workload)
         return self.books.get(key) or self.books.setdefault(key, Book(budget.window))
+
+    def assignment_of(self, ticket_sha256: bytes) -> Assignment | None:
+        """The assignment of a ticket, whatever has become of it, until it expires."""
+        return self.assignments.get(self.tickets.get(ticket_sha256, ""))
+
+    def keep_assignment(self, assignment: Assignment) -> None:
+        """Remembers it as it is now."""
+        self.assignments[assignment.assignment_id] = assignment
+        self.tickets[assignment.ticket_sha256] = assignment.assignment_id
+
+    def forget_assignment(self, assignment_id: str) -> None:
+        """It has expired."""
+        assignment = self.assignments.pop(assignment_id, None)
+        if assignment is not None:
+            self.tickets.pop(assignment.ticket_sha256, None)
 
     def remembered(self, task_type: TaskType, workload: str, instance_jkt: bytes, now: datetime) -> frozenset[str]:
         """The labels that a new task of this type starts with (design 3, `label_memory`)."""

@@ -23,7 +23,8 @@ class Outcome(Enum):
 @dataclass(frozen=True, slots=True)
 class OpenTask:
     """Asks to open a task, or to take one up. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key;
-    `resume_token`: 32 bytes, or none for a new task; `subject_token`: not verified yet, or empty for none.
+    `resume_token`: 32 bytes, or none for a new task; `subject_token`: not verified yet, or empty for none;
+    `assignment`: the ticket of one, 32 bytes, or none. Never with a resume token.
     """
 
     task_type: str
@@ -32,6 +33,35 @@ class OpenTask:
     instance_jkt: bytes
     resume_token: bytes = field(default=b"", repr=False)
     subject_token: str = field(default="", repr=False)
+    assignment: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AssignTask:
+    """Asks to let `workload` (a SPIFFE ID) open one task until `until`. `ticket`: 32 random bytes of the dispatcher."""
+
+    ticket: bytes = field(repr=False)
+    workload: str
+    task_type: str
+    parameters: Mapping[str, Json]
+    purpose: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The assignment, durable before this value exists. `state`: `open`, `taken` or `withdrawn`."""
+
+    assignment_id: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The assignment opens nothing any more. `ended_task_id` empty = none was open. `durable` False: not yet recorded."""
+
+    ended_task_id: str
+    durable: bool
 
 
 @dataclass(frozen=True, slots=True)

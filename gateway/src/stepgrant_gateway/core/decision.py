@@ -15,6 +15,13 @@ from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.principal import Subject
 
 OPEN_ACTION: Final = "task.open"
+ASSIGN_ACTION: Final = "task.assign"
+TASK_ACTIONS: Final = frozenset({OPEN_ACTION, ASSIGN_ACTION})
+"""Boundaries of a whole task; every other action is a tool."""
+BY_AGENT: Final = "agent"
+BY_ASSIGNMENT: Final = "assignment"
+VOUCHERS: Final = (BY_AGENT, BY_ASSIGNMENT)
+"""Who can vouch for the type and the parameters of a task that is opened (`context.open.vouched_by`)."""
 _READ: Final = frozenset({"read"})
 LONGEST_MEMORY: Final = timedelta(days=30)
 """No `label_memory` window is longer: what no window reaches is forgotten."""
@@ -123,7 +130,11 @@ class StepFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One boundary. `call` None = `task.open`. `budget`: value of each named budget, this step included."""
+    """One boundary. `budget`: value of each named budget, this step included.
+
+    `call` None = the task as a whole: `task.open`, or `task.assign` if `assigning`. `dispatcher`: SPIFFE ID of who assigned
+    it, or is about to; empty = nobody.
+    """
 
     task: TaskFacts
     step: StepFacts
@@ -131,8 +142,17 @@ class Question:
     budget: Mapping[str, Decimal]
     peer_method: str
     now: datetime
-    vouched_by: str = "agent"
+    vouched_by: str = BY_AGENT
     subject: Subject | None = None
+    dispatcher: str = ""
+    assigning: bool = False
+
+    @property
+    def action(self) -> str:
+        """Its Cedar action."""
+        if self.call is not None:
+            return self.call.tool.name
+        return ASSIGN_ACTION if self.assigning else OPEN_ACTION
 
 
 @dataclass(frozen=True, slots=True)

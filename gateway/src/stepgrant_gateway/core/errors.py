@@ -60,6 +60,12 @@ class BundleRefusedError(GatewayError):
     code = "bundle_refused"
 
 
+class AssignmentExistsError(GatewayError):
+    """The ticket was used for another assignment."""
+
+    code = "already_exists"
+
+
 class NotAllowedError(GatewayError):
     """The caller is who it says, and may not do this."""
 

@@ -9,6 +9,8 @@ from enum import Enum
 from typing import Any, Final
 
 EVENT_SCHEMA: Final = 1
+UNDELIVERED: Final = "undelivered"
+"""The code of an end of what nobody was told of: it counts as if it had never been."""
 
 
 class EventType(Enum):
@@ -19,6 +21,9 @@ class EventType(Enum):
     KEY_ACTIVATED = "key.activated"
     POLICY_ACTIVATED = "policy.activated"
     POLICY_REFUSED = "policy.refused"
+    ASSIGNMENT_MADE = "assignment.made"
+    ASSIGNMENT_DENIED = "assignment.denied"
+    ASSIGNMENT_WITHDRAWN = "assignment.withdrawn"
     TASK_OPENED = "task.opened"
     TASK_DENIED = "task.denied"
     TASK_LINGERS = "task.lingers"

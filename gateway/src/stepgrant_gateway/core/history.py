@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from stepgrant.selector import Selector
 from stepgrant.subject import SubjectId
-from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.core.assignments import Assignment, AssignmentState
+from stepgrant_gateway.core.events import UNDELIVERED, Event, EventType
 from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.revocation import Lock
 
@@ -60,7 +61,7 @@ class LiveStep:
 
 @dataclass(slots=True)
 class History:
-    """Locks in force, what was spent, labels brought, what was open when the record ends, and its last time.
+    """Locks in force, what was spent, labels brought, what is assigned, what was open when the record ends, and its last time.
 
     What it takes up grows with workloads, labels and times in which something was spent, not with events.
     """
@@ -68,6 +69,7 @@ class History:
     locks: dict[str, Lock] = field(default_factory=dict)
     spent: dict[BudgetKey, dict[int, Spent]] = field(default_factory=dict)
     labels: LabelMemory = field(default_factory=LabelMemory)
+    assignments: dict[str, Assignment] = field(default_factory=dict)
     open_tasks: dict[str, OpenTask] = field(default_factory=dict)
     live_steps: dict[StepKey, LiveStep] = field(default_factory=dict)
     latest: datetime | None = None
@@ -88,7 +90,17 @@ class History:
                 self.open_tasks[data["task"]] = OpenTask(
                     data["workload"], jkt, set(data["labels"]), _subject(data.get("subject"))
                 )
+                self._become(data.get("assignment", ""), AssignmentState.TAKEN, data["task"])
+            case EventType.ASSIGNMENT_MADE:
+                self.assignments[data["assignment"]] = _assignment(data)
+            case EventType.ASSIGNMENT_WITHDRAWN:
+                if data["code"] == UNDELIVERED:
+                    self.assignments.pop(data["assignment"], None)
+                else:
+                    self._become(data["assignment"], AssignmentState.WITHDRAWN, data["task"])
             case EventType.TASK_CLOSED:
+                if data.get("code") == UNDELIVERED:
+                    self._give_back(data["task"])
                 task = self.open_tasks.pop(data["task"], None)
                 # A task has its labels to its end, those included that it began with.
                 if task is not None and task.labels:
@@ -101,7 +113,7 @@ class History:
                     step.grant, step.exp_ms = data["grant"], data["exp_ms"]
             case EventType.STEP_ENDED:
                 step = self.live_steps.pop((data["task"], data["step"]), None)
-                if step is not None and data["code"] == "undelivered":
+                if step is not None and data["code"] == UNDELIVERED:
                     for name, amount in step.deltas.items():
                         self._spend(data["task"], name, step.at, -Decimal(amount), name in step.by_subject)
             case EventType.CLOCK_FORGIVEN:
@@ -110,12 +122,27 @@ class History:
                 pass
 
     def tidy(self, now: datetime | None = None) -> None:
-        """Drops what no label window reaches at the end of the record, or now, if that is earlier; sums up what was spent before."""
+        """Drops what is over at the end of the record, or now, if that is earlier; sums up what was spent before.
+
+        Over are labels that no window reaches, and assignments that have expired.
+        """
         if self.latest is None:
             return
         end = self.latest if now is None else min(self.latest, now)
         self.labels.tidy(end)
+        self.assignments = {name: one for name, one in self.assignments.items() if one.until > end}
         self.spent = {key: _coarser(grains, end) for key, grains in self.spent.items()}
+
+    def _become(self, assignment_id: str, state: AssignmentState, task_id: str) -> None:
+        assignment = self.assignments.get(assignment_id)
+        if assignment is not None:
+            self.assignments[assignment_id] = replace(assignment, state=state, task_id=task_id)
+
+    def _give_back(self, task_id: str) -> None:
+        """A task that nobody was told of has taken nothing."""
+        for assignment in list(self.assignments.values()):
+            if assignment.task_id == task_id and assignment.state is AssignmentState.TAKEN:
+                self._become(assignment.assignment_id, AssignmentState.OPEN, "")
 
     def _granted(self, event: Event) -> None:
         data = event.data
@@ -139,6 +166,18 @@ class History:
 
 def _subject(said: Mapping[str, str] | None) -> str:
     return "" if said is None else str(SubjectId(said["iss"], said["sub"]))
+
+
+def _assignment(data: Mapping[str, Any]) -> Assignment:
+    return Assignment(
+        assignment_id=data["assignment"],
+        ticket_sha256=bytes.fromhex(data["ticket_sha256"]),
+        words_sha256=bytes.fromhex(data["words_sha256"]),
+        dispatcher=data["dispatcher"],
+        workload=data["workload"],
+        task_type=data["task_type"],
+        until=datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=data["until_ms"]),
+    )
 
 
 def _number(at: datetime) -> int:

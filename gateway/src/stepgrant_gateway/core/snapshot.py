@@ -12,6 +12,7 @@ from typing import Any, Final
 from stepgrant.errors import StepgrantError
 from stepgrant.intent import MAX_SAFE_INTEGER
 from stepgrant.selector import Selector
+from stepgrant_gateway.core.assignments import Assignment, AssignmentState
 from stepgrant_gateway.core.errors import SnapshotError
 from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
 from stepgrant_gateway.core.ledger import ChainHead, is_instance
@@ -97,6 +98,10 @@ def _lines(history: History) -> Iterator[list[Any]]:
     for workload, by_label in sorted(history.labels.instances.items()):
         for label, instances in sorted(by_label.items()):
             yield ["instances", workload, label, _times({jkt.hex(): at for jkt, at in instances.items()})]
+    for one in history.assignments.values():
+        ticket, words, until = one.ticket_sha256.hex(), one.words_sha256.hex(), _microseconds(one.until)
+        to = [one.dispatcher, one.workload, one.task_type]
+        yield ["assignment", one.assignment_id, ticket, words, to, until, one.state.value, one.task_id]
     for task_id, task in history.open_tasks.items():
         yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels), task.subject]
     for (task_id, step_id), step in history.live_steps.items():
@@ -127,6 +132,18 @@ def _take(history: History, line: list[Any]) -> None:
             history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels), subject)
         case ["step", task_id, step_id, grant, exp_ms, at, deltas, by_subject]:
             history.live_steps[task_id, step_id] = LiveStep(grant, exp_ms, _at(at), deltas, frozenset(by_subject))
+        case ["assignment", assignment_id, ticket, words, [dispatcher, workload, task_type], until, state, task_id]:
+            history.assignments[assignment_id] = Assignment(
+                assignment_id,
+                bytes.fromhex(ticket),
+                bytes.fromhex(words),
+                dispatcher,
+                workload,
+                task_type,
+                _at(until),
+                AssignmentState(state),
+                task_id,
+            )
         case _:
             raise SnapshotError("it holds a line of an unknown kind")
 

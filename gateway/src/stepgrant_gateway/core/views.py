@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One open task; `subject` is `issuer#sub`, or empty."""
+    """One open task. `dispatcher` empty = nobody assigned it; `subject` is `issuer#sub`, or empty."""
 
     task_id: str
     task_type: str
@@ -18,6 +18,8 @@ class TaskView:
     live_steps: int
     steps: int
     labels: tuple[str, ...]
+    vouched_by: str
+    dispatcher: str
     subject: str = ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -13,6 +13,9 @@ from stepgrant.intent import Json, from_python
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.subject import SubjectId
 from stepgrant_gateway.core.decision import (
+    BY_AGENT,
+    BY_ASSIGNMENT,
+    VOUCHERS,
     Call,
     Permitted,
     PolicyPlace,
@@ -39,6 +42,8 @@ CASE_NOW: Final = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 CASE_FOREVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 """The end of the subject token of a case: time plays no part there."""
 CASE_TASK_ID: Final = "01JGH3Z5R0000000000000CASE"
+_WHOLE: Final = ("open", "assign")
+"""What a case can ask of a task as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class _Given:
     peer: str
     now: datetime
     subject: Subject | None
+    vouched_by: str
+    dispatcher: str
 
 
 def count_cases(files: Mapping[str, bytes]) -> int:
@@ -82,13 +89,14 @@ def run_cases(files: Mapping[str, bytes], policy: LoadedPolicySet) -> Iterator[F
 
 
 def _run(case: Value, policy: LoadedPolicySet) -> Iterator[Finding]:
-    keys = case.section("a case", required=("name", "task", "expect"), optional=("given", "intent", "open"))
+    keys = case.section("a case", required=("name", "task", "expect"), optional=("given", "intent", *_WHOLE))
     name = keys["name"].text("`name`")
     expected = read_expected(keys["expect"])
-    if ("intent" in keys) == ("open" in keys):
-        case.refuse("A case has either an `intent` or `open: true`.")
-    if "open" in keys and not keys["open"].boolean("`open`"):
-        keys["open"].refuse("`open` is true or is left out.")
+    if len({"intent", *_WHOLE} & keys.keys()) != 1:
+        case.refuse("A case has either an `intent`, or `open: true`, or `assign: true`.")
+    for name_of in _WHOLE:
+        if name_of in keys and not keys[name_of].boolean(f"`{name_of}`"):
+            keys[name_of].refuse(f"`{name_of}` is true or is left out.")
     came = _decide(keys, policy)
     wrong = differences(expected, came)
     if wrong:
@@ -100,8 +108,13 @@ def _decide(keys: Mapping[str, Value], policy: LoadedPolicySet) -> Came:
     given = _given(keys["task"], keys.get("given"), policy)
     if isinstance(given, Denial):
         return _denied(given)
-    if "open" in keys:
-        question = _question(given, StepFacts(), None, policy)
+    if "intent" not in keys:
+        assigning = "assign" in keys
+        if assigning and not given.dispatcher:
+            keys["assign"].refuse("Somebody assigns: name the `dispatcher` in `given`.")
+        if given.dispatcher and not assigning and given.vouched_by == BY_AGENT:
+            keys["given"].refuse("A `dispatcher` has a part in an opening only with `vouched_by: assignment`.")
+        question = replace(_question(given, StepFacts(), None, policy), assigning=assigning)
         verdict = policy.evaluate(question)
         if isinstance(verdict, Refused):
             return _refused(verdict)
@@ -146,11 +159,7 @@ def _call(keys: Mapping[str, Value], task_type: str, policy: LoadedPolicySet) ->
 
 def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given | Denial:
     keys = task.section("`task`", required=("type", "workload"), optional=("parameters", "subject"))
-    workload = keys["workload"].text("`workload`")
-    try:
-        parse_spiffe_id(workload)
-    except StepgrantError as error:
-        keys["workload"].refuse(f"{error}.")
+    workload = _spiffe_id(keys["workload"], "`workload`")
     task_type = keys["type"].choice("`type`", tuple(sorted(policy.catalog.task_types)))
     parameters = policy.catalog.prepare_task(
         task_type, _json(keys["parameters"], "`parameters`") if "parameters" in keys else {}
@@ -160,7 +169,18 @@ def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given 
     subject = _subject(keys["subject"], policy) if "subject" in keys else None
     if isinstance(subject, Denial):
         return subject
-    optional = ("completed", "reported", "labels", "denials", "age", "budget", "peer", "now")
+    optional = (
+        "completed",
+        "reported",
+        "labels",
+        "denials",
+        "age",
+        "budget",
+        "peer",
+        "now",
+        "vouched_by",
+        "dispatcher",
+    )
     before = given.section("`given`", optional=optional) if given is not None else {}
     facts = TaskFacts(
         task_id=CASE_TASK_ID,
@@ -178,7 +198,18 @@ def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given 
         for name, value in before["budget"].section("`budget`", optional=tuple(sorted(policy.catalog.budgets))).items():
             budget[name] = value.number(f"`{name}`")
     peer = before["peer"].choice("`peer`", ("x509", "jwt")) if "peer" in before else "x509"
-    return _Given(facts, budget, peer, _time(before.get("now")), subject)
+    vouched_by = before["vouched_by"].choice("`vouched_by`", VOUCHERS) if "vouched_by" in before else BY_AGENT
+    dispatcher = _spiffe_id(before["dispatcher"], "`dispatcher`") if "dispatcher" in before else ""
+    if vouched_by == BY_ASSIGNMENT and not dispatcher:
+        before["vouched_by"].refuse("An assignment is somebody's: name the `dispatcher`.")
+    return _Given(facts, budget, peer, _time(before.get("now")), subject, vouched_by, dispatcher)
+
+
+def _spiffe_id(value: Value, what: str) -> str:
+    try:
+        return str(parse_spiffe_id(value.text(what)))
+    except StepgrantError as error:
+        value.refuse(f"{error}.")
 
 
 def _subject(value: Value, policy: LoadedPolicySet) -> Subject | Denial:
@@ -197,7 +228,9 @@ def _subject(value: Value, policy: LoadedPolicySet) -> Subject | Denial:
 
 def _question(given: _Given, step: StepFacts, call: Call | None, policy: LoadedPolicySet) -> Question:
     budget = _budget(given, call, policy)
-    return Question(given.facts, step, call, budget, given.peer, given.now, subject=given.subject)
+    return Question(
+        given.facts, step, call, budget, given.peer, given.now, given.vouched_by, given.subject, given.dispatcher
+    )
 
 
 def _budget(given: _Given, call: Call | None, policy: LoadedPolicySet) -> Mapping[str, Decimal]:

@@ -35,7 +35,7 @@ CATALOG_FILE: Final = "catalog.yaml"
 class LoadedCatalog:
     """A catalog without findings; implements `core.ports.Catalog`.
 
-    `workload_roots`: SPIFFE IDs; workloads that policies name lie at or under them. `servers`: full tool names by
+    `workload_roots`, `dispatcher_roots`: SPIFFE IDs; workloads and dispatchers that policies name lie at or under them. `servers`: full tool names by
     server. `sinks`: sink arguments by tool (tools without any are absent). `subject_claims`, `parameter_shapes` and
     `schemas` are for the derived Cedar schema; `counted`, `calls` and `target_rules` for preparing calls.
     """
@@ -45,6 +45,7 @@ class LoadedCatalog:
     audiences: Mapping[str, Audience]
     budgets: Mapping[str, Budget]
     workload_roots: tuple[str, ...]
+    dispatcher_roots: tuple[str, ...]
     task_groups: frozenset[str]
     target_groups: frozenset[str]
     labels: frozenset[str]
@@ -157,6 +158,7 @@ def load_catalog(files: Mapping[str, bytes]) -> LoadedCatalog:
         audiences={schema.tool.audience.id: schema.tool.audience for schema in schemas.values()},
         budgets={name: budget.budget for name, budget in declared.budgets.items()},
         workload_roots=declared.workload_roots,
+        dispatcher_roots=declared.dispatcher_roots,
         task_groups=frozenset[str]().union(*(task.groups for task in task_types.values())),
         target_groups=frozenset[str]().union(*(rule.groups for rule in declared.targets)),
         labels=frozenset[str]().union(*(schema.tool.labels for schema in schemas.values())),

@@ -39,13 +39,13 @@ EFFECTS: Final = ("read", "write", "delete", "egress", "execute")
 _SERVER: Final = re.compile(r"[a-z][a-z0-9_]{0,126}")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _RESERVED_SERVERS: Final = frozenset(["task"])
-"""`task.open` is an action of its own."""
+"""`task.open` and `task.assign` are actions of their own."""
 _RESERVED_TYPES: Final = frozenset(
     (
         *("true", "false", "if", "then", "else", "in", "is", "like", "has", "Task"),
         *("Bool", "Boolean", "Long", "String", "Set", "Record", "Entity", "Extension"),
         *("decimal", "datetime", "duration", "ipaddr"),
-        *("Workload", "TaskGroup", "Label", "Tool", "TargetGroup", "Target", "Gateway"),
+        *("Workload", "Dispatcher", "TaskGroup", "Label", "Tool", "TargetGroup", "Target", "Gateway"),
         *("TaskState", "Step", "Subject", "Peer", "Budget"),
     )
 )
@@ -62,7 +62,7 @@ def read_catalog(root: Value) -> Declarations:
     sections = root.section(
         "the catalog",
         required=("version", "workloads", "tasks", "servers", "targets"),
-        optional=("subject", "budgets"),
+        optional=("dispatchers", "subject", "budgets"),
     )
     with findings.part():
         if sections["version"].number("`version`") != 1:
@@ -70,6 +70,10 @@ def read_catalog(root: Value) -> Declarations:
     roots: tuple[str, ...] = ()
     with findings.part():
         roots = _spiffe_ids(sections["workloads"], "`workloads`")
+    dispatchers: tuple[str, ...] = ()
+    if "dispatchers" in sections:
+        with findings.part():
+            dispatchers = _spiffe_ids(sections["dispatchers"], "`dispatchers`")
     tasks: dict[str, TaskDeclaration] = {}
     with findings.part():
         for name, value in declared_names(sections["tasks"], "`tasks`", most=MAX_TASK_TYPES).items():
@@ -115,6 +119,7 @@ def read_catalog(root: Value) -> Declarations:
     findings.refuse_if_any()
     return Declarations(
         workload_roots=roots,
+        dispatcher_roots=dispatchers,
         tasks=tasks,
         subject_claims=claims,
         sensitive_claims=sensitive_claims,

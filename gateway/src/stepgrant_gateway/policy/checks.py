@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from stepgrant_gateway.core.decision import ASSIGN_ACTION
 from stepgrant_gateway.core.errors import Finding
 from stepgrant_gateway.policy.annotations import Annotations
 from stepgrant_gateway.policy.catalog import LoadedCatalog
@@ -29,6 +30,7 @@ def check_permits(
         if statement.permits:
             yield from _check_principal(statement, vocabulary)
             yield from _check_action(statement)
+            yield from _check_dispatcher(statement, annotations[statement.number], vocabulary)
             yield from _check_sinks(statement, annotations[statement.number], catalog, vocabulary)
 
 
@@ -40,7 +42,8 @@ def check_needless_unbound(
 ) -> Iterator[Finding]:
     """Warnings: an @unbound that excuses nothing hides the one that is added by mistake later."""
     for statement in statements:
-        if annotations[statement.number].unbound and not _open_sinks(statement, catalog, vocabulary):
+        anyone = _for_any_dispatcher(statement, vocabulary)
+        if annotations[statement.number].unbound and not anyone and not _open_sinks(statement, catalog, vocabulary):
             yield statement.finding("@unbound excuses nothing: every sink argument is named by a condition.")
 
 
@@ -70,6 +73,21 @@ def _check_action(statement: Statement) -> Iterator[Finding]:
         yield statement.finding(
             'The action of a permit must be named: `action == Action::"server.tool"`, `action in [...]`, or a group.'
         )
+
+
+def _check_dispatcher(statement: Statement, annotations: Annotations, vocabulary: Vocabulary) -> Iterator[Finding]:
+    if not annotations.unbound and _for_any_dispatcher(statement, vocabulary):
+        yield statement.finding(
+            "No condition names context.assign.by, so whoever has an SVID could assign this task: say "
+            '`context.assign.by in Dispatcher::"spiffe://..."`, or why not with @unbound("...").'
+        )
+
+
+def _for_any_dispatcher(statement: Statement, vocabulary: Vocabulary) -> bool:
+    """True if a policy is about assigning, and no condition uses who does it."""
+    named = {path for part in conjuncts(statement.document["conditions"]) for path in paths(part)}
+    about = ASSIGN_ACTION in actions_of(statement.document, vocabulary)
+    return about and ("context", "assign", "by") not in named
 
 
 def _check_sinks(

@@ -73,6 +73,7 @@ class Declarations:
     """All of catalog.yaml."""
 
     workload_roots: tuple[str, ...]
+    dispatcher_roots: tuple[str, ...]
     tasks: Mapping[str, TaskDeclaration]
     subject_claims: Shape
     sensitive_claims: frozenset[str]

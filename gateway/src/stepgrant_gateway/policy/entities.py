@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stepgrant.errors import ArgumentsInvalidError, Denial
 from stepgrant.json_text import json_writer
-from stepgrant_gateway.core.decision import OPEN_ACTION, Question, TaskFacts
+from stepgrant_gateway.core.decision import Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.policy.arguments import admit, cedar_decimal
@@ -18,7 +18,7 @@ from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.reads import EVERYTHING, Reads
 
 GATEWAY_ID: Final = "gateway"
-"""The one resource of `task.open`."""
+"""The one resource of `task.open` and `task.assign`."""
 
 _SCHEME: Final = "spiffe://"
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -34,7 +34,7 @@ class UnrepresentableError(GatewayError):
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """Who asks, to do what, to which: `{"type": ..., "id": ...}` each; `entities` are the two, with all that they are in."""
+    """Who asks, to do what, to which: `{"type": ..., "id": ...}` each; `entities` are they, with all that they are in."""
 
     principal: dict[str, str]
     action: dict[str, str]
@@ -52,20 +52,23 @@ class Parties:
 
 
 def parties_of(catalog: LoadedCatalog, question: Question) -> Parties:
-    """The task, the action and the target (or, for `task.open`, the gateway).
+    """The task, the action and the target (or, for the task as a whole, the gateway), and its dispatcher, if it has one.
 
     Raises:
         UnrepresentableError: a parameter is not what the catalog says.
     """
     call = question.call
     if call is None:
-        action, resource, groups = OPEN_ACTION, _uid("Gateway", GATEWAY_ID), []
+        resource, groups = _uid("Gateway", GATEWAY_ID), []
     else:
-        action, resource = call.tool.name, _uid("Target", call.target)
+        resource = _uid("Target", call.target)
         groups = [_uid("TargetGroup", group) for group in call.target_groups]
     principal = _principal(catalog, question.task)
     entities = [principal, {"uid": resource, "attrs": {}, "parents": groups}]
-    return Parties(principal["uid"], _uid("Action", action), resource, entities)
+    if call is None and question.dispatcher:
+        above = [_uid("Dispatcher", prefix) for prefix in workload_prefixes(question.dispatcher)[:-1]]
+        entities.append({"uid": _uid("Dispatcher", question.dispatcher), "attrs": {}, "parents": above})
+    return Parties(principal["uid"], _uid("Action", question.action), resource, entities)
 
 
 def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYTHING) -> dict[str, Any]:
@@ -95,8 +98,11 @@ def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYT
         for name, shown in call.view.items():
             if reads.of(name):
                 context[name] = reads.only(name, shown)
+    elif question.assigning:
+        if reads.of("assign"):
+            context["assign"] = {"by": _reference("Dispatcher", question.dispatcher)}
     elif reads.of("open"):
-        context["open"] = {"vouched_by": question.vouched_by}
+        context["open"] = reads.only("open", _opening(question))
     return context
 
 
@@ -149,6 +155,13 @@ def _step(catalog: LoadedCatalog, question: Question) -> dict[str, Any]:
     shown: dict[str, Any] = {"depth": step.depth, "chain": sorted(step.chain)}
     if step.parent_tool is not None and step.parent_tool in catalog.tools:
         shown["parent_tool"] = _reference("Tool", step.parent_tool)
+    return shown
+
+
+def _opening(question: Question) -> dict[str, Any]:
+    shown: dict[str, Any] = {"vouched_by": question.vouched_by}
+    if question.dispatcher:
+        shown["dispatcher"] = _reference("Dispatcher", question.dispatcher)
     return shown
 
 

@@ -72,6 +72,8 @@ def _describe(rule: Rule, part: Node, tools: frozenset[str]) -> NearMiss | None:
         first = sorted({entity.id for entity in entities(part) if entity.type == "Tool"} & tools)
         if first:
             return NearMiss(rule.place, "", f"call {first[0]} first, under a grant of its own, and then this.")
+    if any(path[1] == "open" for path in named):
+        return NearMiss(rule.place, "", "a dispatcher has to assign this task; open it with its assignment.")
     if ("context", "task", "labels") in named:
         return NearMiss(rule.place, "", "what this task has read does not go with this step; use a task of its own.")
     return None

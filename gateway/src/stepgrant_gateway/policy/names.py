@@ -9,9 +9,11 @@ from typing import Final
 from stepgrant.errors import InvalidIdError
 from stepgrant.grant import Tier
 from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant_gateway.core.decision import VOUCHERS
 from stepgrant_gateway.core.errors import Finding
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.expressions import Entity, Node, entities, nearest_entity, path_of, strings, walk
+from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.policy.scope import Vocabulary, actions_of, task_types_of
 from stepgrant_gateway.policy.statements import Statement
 
@@ -20,6 +22,7 @@ _WORDS: Final = {"TaskGroup": "group of task types", "Label": "label", "Tool": "
 _COMPARISONS: Final = ("==", "!=", "contains", "containsAll", "containsAny", "in")
 _CHAIN: Final = ("context", "step", "chain")
 _COMPLETED: Final = ("context", "task", "completed")
+_VOUCHED_BY: Final = ("context", "open", "vouched_by")
 
 
 def check_names(statements: tuple[Statement, ...], catalog: LoadedCatalog, vocabulary: Vocabulary) -> Iterator[Finding]:
@@ -31,6 +34,9 @@ def check_names(statements: tuple[Statement, ...], catalog: LoadedCatalog, vocab
         for node in _comparisons(statement, _CHAIN):
             for text in sorted(set(strings(node))):
                 yield from _check_workload(statement, text, catalog)
+        for node in _comparisons(statement, _VOUCHED_BY):
+            for text in sorted(set(strings(node)) - set(VOUCHERS)):
+                yield statement.finding(f"Nobody vouches for a task as `{text}`.", nearest(text, VOUCHERS))
 
 
 def check_completed(
@@ -66,6 +72,9 @@ def _check_entity(
 ) -> Iterator[Finding]:
     if entity.type == "Workload":
         yield from _check_workload(statement, entity.id, catalog)
+    elif entity.type == "Dispatcher":
+        nobody = "`dispatchers` of catalog.yaml, so nobody assigns tasks by that name"
+        yield from _check_spiffe_id(statement, entity, catalog.dispatcher_roots, nobody)
     elif entity.type == "Action":
         known = vocabulary.actions | set(vocabulary.action_groups)
         if entity.id not in known:
@@ -79,22 +88,21 @@ def _check_entity(
 
 
 def _check_workload(statement: Statement, text: str, catalog: LoadedCatalog) -> Iterator[Finding]:
-    roots = catalog.workload_roots
-    try:
-        parse_spiffe_id(text)
-    except InvalidIdError:
+    nowhere = "`workloads` of catalog.yaml, so no task of this policy can run there"
+    yield from _check_spiffe_id(statement, Entity("Workload", text), catalog.workload_roots, nowhere)
+
+
+def _check_spiffe_id(statement: Statement, entity: Entity, roots: tuple[str, ...], outside: str) -> Iterator[Finding]:
+    text, kind = entity.id, entity.type
+    if not _valid(text):
         near = _nearest_workload(text, roots)
         yield statement.finding(
-            f"`{text}` is not a SPIFFE ID: a workload is named in full, spiffe://trust-domain/path.",
-            f'Workload::"{near}"' if near else "",
+            f"`{text}` is not a SPIFFE ID: a {kind.lower()} is named in full, spiffe://trust-domain/path.",
+            f'{kind}::"{near}"' if near else "",
         )
-        return
-    if not any(_below(text, root) for root in roots):
+    elif not any(_below(text, root) for root in roots):
         near = _nearest_workload(text, roots)
-        yield statement.finding(
-            f"`{text}` does not lie under `workloads` of catalog.yaml, so no task of this policy can run there.",
-            f'Workload::"{near}"' if near else "",
-        )
+        yield statement.finding(f"`{text}` does not lie under {outside}.", f'{kind}::"{near}"' if near else "")
 
 
 def _nearest_workload(text: str, roots: tuple[str, ...]) -> str:

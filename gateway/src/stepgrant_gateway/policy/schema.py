@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from stepgrant_gateway.core.decision import OPEN_ACTION
+from stepgrant_gateway.core.decision import ASSIGN_ACTION, OPEN_ACTION
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.catalog_reader import EFFECTS
 from stepgrant_gateway.policy.parts import COLUMNS
@@ -23,7 +23,7 @@ EVERYWHERE: Final = {
     "peer": "Peer",
     "now": "datetime",
 }
-"""What stands in the context of every action, `task.open` included, so that a forbid can be written over all of them."""
+"""What stands in the context of every action, those of the task as a whole included, so that a forbid can be written over all of them."""
 
 TASK_STATE: Final = {
     "labels": "Set<Label>",
@@ -48,6 +48,8 @@ def derive_schema(catalog: LoadedCatalog, *, partial: bool = False) -> str:
 
 def _lines(catalog: LoadedCatalog, record: _Record) -> Iterator[str]:
     yield "entity Workload in [Workload];"
+    if catalog.dispatcher_roots:
+        yield "entity Dispatcher in [Dispatcher];"
     yield _enumeration("TaskGroup", catalog.task_groups)
     yield _enumeration("Label", catalog.labels)
     yield _enumeration("Tool", catalog.tools)
@@ -68,8 +70,12 @@ def _lines(catalog: LoadedCatalog, record: _Record) -> Iterator[str]:
     for group in (*EFFECTS, *(f"{server}.*" for server in sorted(catalog.servers))):
         yield f"action {json.dumps(group)};"
     principals = ", ".join(f"Task::{name}" for name in sorted(catalog.task_types))
-    opened = {"open": record({"vouched_by": "String"}), **EVERYWHERE}
+    dispatched = {"dispatcher?": "Dispatcher"} if catalog.dispatcher_roots else {}
+    opened = {"open": record({"vouched_by": "String", **dispatched}), **EVERYWHERE}
     yield _action(OPEN_ACTION, "", principals, "Gateway", record(opened))
+    if catalog.dispatcher_roots:
+        assigned = {"assign": record({"by": "Dispatcher"}), **EVERYWHERE}
+        yield _action(ASSIGN_ACTION, "", principals, "Gateway", record(assigned))
     for name, schema in sorted(catalog.schemas.items()):
         groups = [*(effect for effect in EFFECTS if effect in schema.tool.effects), f"{name.partition('.')[0]}.*"]
         yield _action(name, f" in {json.dumps(groups)}", principals, "Target", record(_context(schema, record)))

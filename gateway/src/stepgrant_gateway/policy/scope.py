@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stepgrant_gateway.core.decision import OPEN_ACTION
+from stepgrant_gateway.core.decision import ASSIGN_ACTION, OPEN_ACTION
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.catalog_reader import EFFECTS
 
@@ -20,13 +20,14 @@ class Vocabulary:
     task_types: frozenset[str]
     type_groups: Mapping[str, frozenset[str]]
     tools: frozenset[str]
+    task_actions: frozenset[str]
     action_groups: Mapping[str, frozenset[str]]
     enumerations: Mapping[str, frozenset[str]]
 
     @property
     def actions(self) -> frozenset[str]:
-        """Every action that a request can have, `task.open` included."""
-        return self.tools | {OPEN_ACTION}
+        """Every action that a request can have, `task.open` included, and `task.assign` where the catalog has dispatchers."""
+        return self.tools | self.task_actions
 
 
 def vocabulary_of(catalog: LoadedCatalog) -> Vocabulary:
@@ -41,6 +42,7 @@ def vocabulary_of(catalog: LoadedCatalog) -> Vocabulary:
         task_types=frozenset(catalog.task_types),
         type_groups=type_groups,
         tools=frozenset(catalog.tools),
+        task_actions=frozenset({OPEN_ACTION, ASSIGN_ACTION} if catalog.dispatcher_roots else {OPEN_ACTION}),
         action_groups={**groups, **servers},
         enumerations={
             "TaskGroup": catalog.task_groups,

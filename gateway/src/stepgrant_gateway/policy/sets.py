@@ -12,6 +12,7 @@ from stepgrant.intent import Json
 from stepgrant_gateway.core.decision import (
     NO_PERMIT,
     OPEN_ACTION,
+    TASK_ACTIONS,
     Permitted,
     Question,
     Refused,
@@ -69,7 +70,7 @@ class LoadedPolicySet:
         self._catalog = catalog
         self._evaluator = evaluator
         self._reach = reach
-        self._tools = {name: actions - {OPEN_ACTION} for name, actions in reach.items()}
+        self._tools = {name: actions - TASK_ACTIONS for name, actions in reach.items()}
         self._case_count = case_count
         self._grounds: dict[Any, Ground] = {}
         self._groups = {
@@ -128,7 +129,11 @@ class LoadedPolicySet:
     def _ground(self, question: Question) -> Ground:
         """As `_grounded`, remembered. The key and the parameters hold all that it is made of, but for this very set."""
         task, call = question.task, question.call
-        what = (call.tool.name, call.target, call.target_groups) if call is not None else None
+        what = (
+            (call.tool.name, call.target, call.target_groups)
+            if call is not None
+            else (question.action, question.dispatcher)
+        )
         key = (task.task_id, task.task_type, task.workload, what)
         known = self._grounds.get(key)
         if known is None or known.parameters is not task.parameters:

@@ -56,6 +56,8 @@ DECLARE_RATE: Final = Rate(per_second=200, burst=1_000)
 """Declares and renewals of one identity, over all its streams: several times what an agent with a model in it does."""
 OPEN_RATE: Final = Rate(per_second=50, burst=500)
 """Streams, each of which brings a task: a signature to check, a decision and a record."""
+ASSIGN_RATE: Final = Rate(per_second=50, burst=500)
+"""Assignments and withdrawals of one dispatcher: each is a decision and a record, like the opening that it is for."""
 ENFORCE_RATE: Final = Rate(per_second=1_000, burst=5_000)
 """Redemptions and attestations: one resource serves many agents, and each of its calls may need both."""
 WATCH_RATE: Final = Rate(per_second=10, burst=100)

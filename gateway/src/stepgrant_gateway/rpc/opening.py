@@ -39,8 +39,6 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
         )
     if len(message.instance_key) > MAX_INSTANCE_KEY_BYTES or len(message.signature) != SIGNATURE_BYTES:
         raise ProtocolError("Open.instance_key or Open.signature is not of its size")
-    if message.assignment:
-        raise ProtocolError("this gateway knows no assignments: leave Open.assignment out")
     task_type = wire.bounded(message.task_type, 128, "Open.task_type", least=1)
     purpose = wire.bounded(message.purpose, MAX_TEXT, "Open.purpose")
     signed = open_message(speaker.gateway_id, nonce, peer.credential_sha256)
@@ -48,6 +46,6 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
         thumbprint = verify_open_proof(message.instance_key, message.signature, signed)
     except InvalidInputError as error:
         raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
-    token = wire.resume_token_of(message)
+    token, ticket = wire.resume_token_of(message), wire.assignment_of(message)
     subject_token = wire.bounded(message.subject_token, MAX_SUBJECT_TOKEN, "Open.subject_token")
-    return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token, subject_token)
+    return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token, subject_token, ticket)

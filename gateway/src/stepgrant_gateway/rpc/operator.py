@@ -266,6 +266,8 @@ def _task(view: TaskView) -> operator_pb2.TaskSummary:
         steps=view.steps,
         labels=view.labels,
         subject=view.subject,
+        vouched_by=view.vouched_by,
+        dispatcher=view.dispatcher,
     )
 
 

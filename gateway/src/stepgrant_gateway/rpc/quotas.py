@@ -16,6 +16,7 @@ from stepgrant_gateway.core.buckets import Buckets, Rate
 from stepgrant_gateway.core.observations import UNOBSERVED, Count
 from stepgrant_gateway.core.ports import Clock, Observer
 from stepgrant_gateway.rpc.limits import (
+    ASSIGN_RATE,
     DECLARE_RATE,
     ENFORCE_RATE,
     LOCK_RATE,
@@ -39,6 +40,7 @@ class Errand(Enum):
 
     OPEN = "openings of tasks"
     DECLARE = "declared and renewed steps"
+    ASSIGN = "assignments and their withdrawals"
     ENFORCE = "redemptions and attestations"
     WATCH = "subscriptions"
     OPERATE = "operator calls"
@@ -49,6 +51,7 @@ class Errand(Enum):
 RATES: Final[Mapping[Errand, Rate]] = {
     Errand.OPEN: OPEN_RATE,
     Errand.DECLARE: DECLARE_RATE,
+    Errand.ASSIGN: ASSIGN_RATE,
     Errand.ENFORCE: ENFORCE_RATE,
     Errand.WATCH: WATCH_RATE,
     Errand.OPERATE: OPERATE_RATE,
@@ -57,6 +60,8 @@ RATES: Final[Mapping[Errand, Rate]] = {
 }
 ERRANDS: Final[Mapping[str, Errand]] = {
     "/stepgrant.v1.AgentGateway/PerformTask": Errand.OPEN,
+    "/stepgrant.v1.Dispatcher/Assign": Errand.ASSIGN,
+    "/stepgrant.v1.Dispatcher/Withdraw": Errand.ASSIGN,
     "/stepgrant.v1.GrantVerifier/Redeem": Errand.ENFORCE,
     "/stepgrant.v1.GrantVerifier/Attest": Errand.ENFORCE,
     "/stepgrant.v1.GrantVerifier/Watch": Errand.WATCH,

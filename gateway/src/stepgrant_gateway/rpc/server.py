@@ -11,10 +11,11 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # the stubs know the threaded one only
 
-from stepgrant.v1 import agent_pb2_grpc, operator_pb2_grpc, verifier_pb2_grpc
+from stepgrant.v1 import agent_pb2_grpc, dispatch_pb2_grpc, operator_pb2_grpc, verifier_pb2_grpc
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.rpc.agent import AgentService
+from stepgrant_gateway.rpc.dispatcher import DispatcherService
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
 from stepgrant_gateway.rpc.limits import (
     MAX_CONNECTIONS,
@@ -86,6 +87,7 @@ LASTING: Final = frozenset({"ledger", "clock", "signing_key"})
 SERVICES: Final[Mapping[str, Collection[str]]] = {
     "": (),
     "stepgrant.v1.AgentGateway": (),
+    "stepgrant.v1.Dispatcher": (),
     "stepgrant.v1.GrantVerifier": LASTING,
     "stepgrant.v1.Operator": LASTING,
 }
@@ -95,7 +97,7 @@ SERVICES: Final[Mapping[str, Collection[str]]] = {
 class Server:
     """One listener of the gateway. What grpc.health.v1 says of it is what `show` was told last.
 
-    Without `verifier` and `operator` it serves agents only: who comes there can neither redeem nor lock.
+    Without the other services it serves agents only: who comes there can neither redeem, nor lock, nor assign.
     """
 
     def __init__(
@@ -105,11 +107,15 @@ class Server:
         transport: Transport,
         verifier: VerifierService | None = None,
         operator: OperatorService | None = None,
+        dispatcher: DispatcherService | None = None,
     ) -> None:
         self._health = health_aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(interceptor,), options=transport.options())
         agent_pb2_grpc.add_AgentGatewayServicer_to_server(agent, self._server)
         self._services = {"", "stepgrant.v1.AgentGateway"}
+        if dispatcher is not None:
+            dispatch_pb2_grpc.add_DispatcherServicer_to_server(dispatcher, self._server)
+            self._services.add("stepgrant.v1.Dispatcher")
         if verifier is not None:
             verifier_pb2_grpc.add_GrantVerifierServicer_to_server(verifier, self._server)
             self._services.add("stepgrant.v1.GrantVerifier")

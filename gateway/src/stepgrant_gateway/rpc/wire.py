@@ -12,7 +12,8 @@ from stepgrant.errors import Denial, InvalidIdError, ProtocolError
 from stepgrant.grant import Binding
 from stepgrant.ids import parse_name, parse_tool, parse_ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, MAX_PARAMETERS_BYTES, Json, parse_object, parse_value
-from stepgrant.v1 import agent_pb2, types_pb2
+from stepgrant.v1 import agent_pb2, dispatch_pb2, types_pb2
+from stepgrant_gateway.core.assignments import TICKET_BYTES
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
     Outcome,
@@ -90,7 +91,24 @@ def resume_token_of(message: agent_pb2.Open) -> bytes:
     return message.resume_token
 
 
-def parameters_of(message: agent_pb2.Open) -> Mapping[str, Json]:
+def assignment_of(message: agent_pb2.Open) -> bytes:
+    """The ticket of an assignment, or nothing; raises ProtocolError for anything between."""
+    ticket = message.assignment
+    if ticket and message.resume_token:
+        raise ProtocolError(
+            "Open has a resume_token and an assignment: a task that is taken up again is assigned already"
+        )
+    return ticket_field(ticket, "Open.assignment") if ticket else b""
+
+
+def ticket_field(data: bytes, what: str) -> bytes:
+    """The same bytes, if they are as many as a ticket has; raises ProtocolError."""
+    if len(data) != TICKET_BYTES:
+        raise ProtocolError(f"{what} has {len(data)} bytes; a ticket has {TICKET_BYTES}")
+    return data
+
+
+def parameters_of(message: agent_pb2.Open | dispatch_pb2.AssignRequest) -> Mapping[str, Json]:
     """The task's parameters; raises ArgumentsInvalidError."""
     return parse_object(message.parameters_json, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
 

@@ -51,7 +51,7 @@ def header(**changed: object) -> bytes:
         b"\xff\n",
         b"[]\n",
         b"[" * 100_000,
-        header(snapshot=1),
+        header(snapshot=2),
         header(snapshot=4),
         header(more=1),
         header(heads={}),

@@ -82,8 +82,8 @@ def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came(policy: L
     ("lines", "line", "says"),
     [
         ((TASK, GET), 2, "a case lacks `expect`"),
-        ((TASK, GRANTED), 2, "either an `intent` or `open: true`"),
-        ((TASK, GET, "open: true", GRANTED), 2, "either an `intent` or `open: true`"),
+        ((TASK, GRANTED), 2, "either an `intent`, or `open: true`, or `assign: true`"),
+        ((TASK, GET, "open: true", GRANTED), 2, "either an `intent`, or `open: true`, or `assign: true`"),
         ((TASK, "open: false", GRANTED), 4, "`open` is true or is left out"),
         ((TASK, GET, GRANTED, "expects: 1"), 6, "no key `expects`"),
         ((TASK, "given: {complete: [orders.get]}", GET, GRANTED), 4, "no key `complete`"),

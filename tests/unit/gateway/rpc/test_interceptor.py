@@ -10,7 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from stepgrant.errors import InvalidSvidError
-from stepgrant.v1 import agent_pb2, operator_pb2, verifier_pb2
+from stepgrant.v1 import agent_pb2, dispatch_pb2, operator_pb2, verifier_pb2
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.interceptor import IdentityInterceptor
@@ -19,7 +19,7 @@ from tests.kit.face import AGENT, Face, serving
 
 METHODS = [
     method
-    for file in (agent_pb2, verifier_pb2, operator_pb2)
+    for file in (agent_pb2, dispatch_pb2, verifier_pb2, operator_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
@@ -61,6 +61,8 @@ async def face():
 def test_the_face_serves_every_method_of_the_protocol():
     assert {method.full_name.removeprefix("stepgrant.v1.") for method in METHODS} == {
         "AgentGateway.PerformTask",
+        "Dispatcher.Assign",
+        "Dispatcher.Withdraw",
         *(f"GrantVerifier.{name}" for name in ("Redeem", "Attest", "Watch")),
         *(f"Operator.{name}" for name in ("ListTasks", "ListSteps", "SetLock", "LiftLock", "ListLocks")),
         *(f"Operator.{name}" for name in ("ReloadPolicy", "TailLedger")),

@@ -26,7 +26,7 @@ class FakeOperating:
         self.asked: list[tuple[object, ...]] = []
 
     def tasks(self):
-        return [TaskView(TASK, "Refund", ME, START, START, 1, 2, ("confidential",))]
+        return [TaskView(TASK, "Refund", ME, START, START, 1, 2, ("confidential",), "agent", "")]
 
     def steps(self, task_id):
         if task_id != TASK:
