@@ -232,6 +232,10 @@ def _use_cases(
         state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, delivery=delivery,
         observer=observer,
     )  # fmt: skip
+    operating = Operating(
+        state=state, clock=clock, entropy=entropy, journal=recorder, feed=feed, endings=endings, source=source,
+        observer=observer,
+    )  # fmt: skip
     return Application(
         state=state,
         tasks=Tasks(
@@ -249,10 +253,7 @@ def _use_cases(
         ),
         redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, endings=endings, observer=observer),
         feed=feed,
-        operating=Operating(
-            state=state, clock=clock, entropy=entropy, journal=recorder, feed=feed, endings=endings, source=source,
-            observer=observer,
-        ),  # fmt: skip
+        operating=operating,
         recorder=recorder,
         retention=retention,
         keys=keys,
