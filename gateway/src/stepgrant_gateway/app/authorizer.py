@@ -331,12 +331,12 @@ def _explained(state: State, question: Question, call: Call) -> Verdict:
 
 
 def _bounds(task: Task, step: Step) -> list[Bound]:
+    # The task ends with its SVID and with its subject's token as well, and of two that are alike the first one names the denial.
     bounds = [
-        Bound(task.expires_at, DenialCode.TASK_EXPIRING),
         Bound(step.peer.not_after, DenialCode.IDENTITY_EXPIRING),
+        Bound(task.expires_at, DenialCode.TASK_EXPIRING),
     ]
     if task.subject is not None:
-        # In front, since the task ends with it as well, and of two that are alike the first one names the denial.
         bounds.insert(0, Bound(task.subject.expires_at, DenialCode.SUBJECT_EXPIRING))
     if step.ends_at is not None:
         bounds.append(Bound(step.ends_at, DenialCode.STEP_EXPIRING))

@@ -24,6 +24,9 @@ FIRST_BACKOFF: Final = timedelta(milliseconds=100)
 MAX_BACKOFF: Final = timedelta(seconds=5)
 PATIENCE: Final = timedelta(seconds=5)
 """How long the first `current` waits for the first answer."""
+DENIED_FOR: Final = timedelta(seconds=5)
+"""How long PermissionDenied has to last before it is believed. SPIRE's agent says so for a moment to everybody while it has all
+SVIDs signed anew, after an authority was tainted; the SVID at hand is as good meanwhile as in any other hands."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +39,9 @@ class WorkloadApiSource:
     """An `IdentitySource` over the Workload API at `socket` (`unix:/path`, as in `SPIFFE_ENDPOINT_SOCKET`).
 
     One thread of its own keeps one stream open and opens it again whenever it ends, with a back-off from `FIRST_BACKOFF`
-    to `MAX_BACKOFF`. Each update is the whole state (Workload API, section 5.2.1): one that does not verify, or
-    `PermissionDenied`, takes the identity away; a lost connection does not. The first SVID of an update is ours.
+    to `MAX_BACKOFF`. Each update is the whole state (Workload API, section 5.2.1): one that does not verify takes the identity
+    away, and so does `PermissionDenied` when it stays so for `DENIED_FOR`; a lost connection does not. The first SVID of an
+    update is ours.
     `jwt_authorities` has the bundles hold JWT authorities as well, for whoever verifies JWT-SVIDs.
     """
 
@@ -61,6 +65,7 @@ class WorkloadApiSource:
         self._subscribers = Subscribers()
         self._snapshot: IdentitySnapshot | None = None
         self._why = "the Workload API has not answered yet"
+        self._denied_at: datetime | None = None
         self._thread = threading.Thread(target=self._supervise, name="stepgrant-workload-api", daemon=True)
         self._jwt = JwtAuthorities(socket, self._rebundled, first_backoff=first_backoff) if jwt_authorities else None
         self._thread.start()
@@ -146,7 +151,7 @@ class WorkloadApiSource:
         with self._lock:
             snapshot = self._with_jwt_bundles(snapshot)
             changed = self._snapshot != snapshot
-            self._snapshot, self._why = snapshot, "connected"
+            self._snapshot, self._why, self._denied_at = snapshot, "connected", None
         self._answered.set()
         if changed:
             _log.info("SVID of %s, valid until %s", snapshot.spiffe_id, snapshot.not_after)
@@ -183,7 +188,7 @@ class WorkloadApiSource:
             return
         # py-spiffe hands on the status only as text.
         if "PERMISSION_DENIED" in str(error):
-            self._gone("PermissionDenied: no identity is registered for this workload")
+            self._denied()
         else:
             with self._lock:
                 self._why = str(error)
@@ -191,6 +196,16 @@ class WorkloadApiSource:
             if self._snapshot is not None:
                 self._answered.set()
         self._wake.set()
+
+    def _denied(self) -> None:
+        now, why = self._now(), "PermissionDenied: no identity is registered for this workload"
+        if self._denied_at is None:
+            self._denied_at = now
+        if self._snapshot is None or now - self._denied_at >= DENIED_FOR:
+            self._gone(why)
+        else:
+            with self._lock:
+                self._why = why
 
     def _gone(self, why: str) -> None:
         with self._lock:

@@ -105,6 +105,14 @@ async def test_a_wish_of_less_than_a_second_is_a_denial() -> None:
         assert denial.code is DenialCode.STEP_EXPIRING
 
 
+async def test_what_the_svid_has_no_time_left_for_is_denied_as_the_svids_doing() -> None:
+    """The task ends with the SVID of its stream as well, but it is the next SVID that helps."""
+    async with heart() as built:
+        lease = await built.open(peer=built.peer(lives=timedelta(seconds=20)))
+        built.clock.advance(timedelta(seconds=19, milliseconds=500))
+        assert (await denied(built, lease, "orders.get", ORDER)).code is DenialCode.IDENTITY_EXPIRING
+
+
 async def test_a_renewal_is_a_new_grant_and_the_old_one_is_dead() -> None:
     """INV-06."""
     async with heart() as built:

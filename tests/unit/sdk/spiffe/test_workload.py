@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from spiffe._proto import workload_pb2, workload_pb2_grpc
 
 from stepgrant.errors import IdentityUnavailableError
-from stepgrant.spiffe.workload import WorkloadApiSource
+from stepgrant.spiffe.workload import DENIED_FOR, WorkloadApiSource
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.clock import ManualClock
 
@@ -92,6 +92,13 @@ class Bench:
         self.say(said)
         assert self.changed.acquire(timeout=5)
 
+    def denied(self) -> None:
+        """Says PermissionDenied, and returns when the source has heard it and asks again."""
+        while self.script.opened.acquire(blocking=False):
+            pass
+        self.say(grpc.StatusCode.PERMISSION_DENIED)
+        assert self.script.opened.acquire(timeout=5)
+
     def close(self) -> None:
         self.source.close()
         self.say(END)
@@ -138,11 +145,26 @@ def test_an_update_that_does_not_verify_takes_the_identity_away(bench: Bench) ->
 def test_permission_denied_takes_the_identity_away_until_there_is_one_again(bench: Bench) -> None:
     """INV-11: who has no identity any more does not go on with the old one."""
     bench.say_and_wait(update(bench.authority.issue("a"), bench.authority))
+    bench.denied()
+    bench.clock.advance(DENIED_FOR)
     bench.say_and_wait(grpc.StatusCode.PERMISSION_DENIED)
     with pytest.raises(IdentityUnavailableError, match="no identity is registered"):
         bench.source.current()
     bench.say_and_wait(update(bench.authority.issue("b"), bench.authority))
     assert bench.source.current().spiffe_id.path == "/b"
+
+
+def test_a_moment_of_permission_denied_costs_nothing(bench: Bench) -> None:
+    """As SPIRE's agent says it to all while it has their SVIDs signed by another authority; each moment has its own time."""
+    bench.say_and_wait(update(bench.authority.issue("a"), bench.authority))
+    for path in ("b", "c"):
+        before = bench.source.current()
+        bench.denied()
+        bench.clock.advance(DENIED_FOR - timedelta(milliseconds=1))
+        bench.denied()
+        assert bench.source.current() == before
+        bench.say_and_wait(update(bench.authority.issue(path), bench.authority))
+        assert bench.source.current().spiffe_id.path == f"/{path}"
 
 
 @pytest.mark.parametrize(
