@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
@@ -48,5 +47,4 @@ class RotatingApi(DevWorkloadApi):
     def reissue(self, *paths: str) -> None:
         """New SVIDs for these; without any, only the bundle is sent anew."""
         self._current.update({path: self._domain.issue(path) for path in paths})
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.tell()

@@ -18,12 +18,10 @@ from stepgrant_gateway.core.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from stepgrant_gateway.config import Config
-    from stepgrant_gateway.identity.dev import DevIdentity
+    from stepgrant_gateway.identity.dev_settings import DevSettings
     from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
 
-program = typer.Typer(
-    help="An embedded SPIFFE trust domain (dev.stepgrant.test), never for production.", invoke_without_command=True
-)
+program = typer.Typer(help="An embedded SPIFFE trust domain, never for production.", invoke_without_command=True)
 DIRECTORY: Final = Path(".stepgrant-dev")
 STATE_FILE: Final = "dev.json"
 """In the directory of the sockets: what `dev run` has to know."""
@@ -51,12 +49,12 @@ def dev(
         return
     from stepgrant_gateway.cli.logs import log_to_stderr
     from stepgrant_gateway.config import load_config
-    from stepgrant_gateway.identity.dev import parse_dev_toml
+    from stepgrant_gateway.identity.dev_settings import parse_dev_toml
 
-    identities = parse_dev_toml(_read(config), file=str(config))
+    settings = parse_dev_toml(_read(config), file=config)
     loaded = None if gateway is None else load_config(gateway)
     log_to_stderr(verbose=verbose)
-    asyncio.run(_dev(identities, loaded, directory.absolute(), as_json=as_json))
+    asyncio.run(_dev(settings, loaded, directory.absolute(), as_json=as_json))
 
 
 @program.command("run", context_settings=PASSED, epilog=EPILOG)
@@ -110,23 +108,30 @@ def variables(state: Mapping[str, Any], identity: str) -> Mapping[str, str]:
     return found
 
 
-async def _dev(identities: tuple[DevIdentity, ...], config: Config | None, directory: Path, *, as_json: bool) -> None:
+async def _dev(settings: DevSettings, config: Config | None, directory: Path, *, as_json: bool) -> None:
     from stepgrant_gateway.cli.serve import until_signalled
     from stepgrant_gateway.identity.dev import DevTrustDomain
+    from stepgrant_gateway.identity.dev_federation import BUNDLE_FILE, BundleFiles, write_bundle
     from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
     from stepgrant_gateway.system import SystemClock
 
     stop = until_signalled()
     clock = SystemClock()
+    domain = DevTrustDomain(settings.identities, clock.now, trust_domain=settings.trust_domain)
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(DevWorkloadApi(DevTrustDomain(identities, clock.now), directory, clock))
+        api = await stack.enter_async_context(DevWorkloadApi(domain, directory, clock, BundleFiles(settings.federated)))
+        bundle = directory / BUNDLE_FILE
+        write_bundle(bundle, domain.document)
+        stack.callback(lambda: bundle.unlink(missing_ok=True))
         state: dict[str, Any] = {
             "ready": True,
+            "trust_domain": domain.trust_domain,
             "directory": str(directory),
-            "sockets": {identity.path: api.socket_for(identity.path) for identity in identities},
+            "bundle": str(bundle),
+            "sockets": {identity.path: api.socket_for(identity.path) for identity in settings.identities},
         }
         if config is not None:
-            state |= await _gateway(config, api, stack)
+            state |= await _gateway(config, domain.trust_domain, api, stack)
         file = directory / STATE_FILE
         file.write_text(json.dumps(state), encoding="utf-8")
         stack.callback(lambda: file.unlink(missing_ok=True))
@@ -137,15 +142,14 @@ async def _dev(identities: tuple[DevIdentity, ...], config: Config | None, direc
         await stop.wait()
 
 
-async def _gateway(config: Config, api: DevWorkloadApi, stack: AsyncExitStack) -> dict[str, Any]:
+async def _gateway(config: Config, trust_domain: str, api: DevWorkloadApi, stack: AsyncExitStack) -> dict[str, Any]:
     from stepgrant.spiffe.workload import WorkloadApiSource
-    from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN
     from stepgrant_gateway.system import SystemClock, system_entropy
     from stepgrant_gateway.wiring import Gateway, World
 
     issuer = config.gateway.issuer
-    if issuer.trust_domain != DEV_TRUST_DOMAIN:
-        raise ConfigError(f"gateway.issuer is {issuer}; with `stepgrant dev` it lies in spiffe://{DEV_TRUST_DOMAIN}/")
+    if issuer.trust_domain != trust_domain:
+        raise ConfigError(f"gateway.issuer is {issuer}; with this dev.toml it lies in spiffe://{trust_domain}/")
     source = WorkloadApiSource(api.socket_for(issuer.path.removeprefix("/")))
     running = await stack.enter_async_context(Gateway.start(config, World(SystemClock(), system_entropy, source)))
     host = "localhost" if config.gateway.listen.is_loopback else config.gateway.listen.host
@@ -153,7 +157,9 @@ async def _gateway(config: Config, api: DevWorkloadApi, stack: AsyncExitStack) -
 
 
 def _explain(state: Mapping[str, Any]) -> None:
-    print_line("The trust domain dev.stepgrant.test is up. Its authority lives in memory; never use it in production.")
+    name = state["trust_domain"]
+    print_line(f"The trust domain {name} is up. Its authority lives in memory; never use it in production.")
+    print_line(f"Its bundle, for [federated] in another's dev.toml: {state['bundle']}")
     if state.get("gateway"):
         print_line(f"The gateway {state['gateway_id']} serves at {state['gateway']}.")
     print_line("Run a program as one of its identities:")

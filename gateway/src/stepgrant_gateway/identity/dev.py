@@ -1,10 +1,9 @@
-"""The embedded trust domain `dev.stepgrant.test`: a CA that lives in memory and dies with the process."""
+"""An embedded trust domain, `dev.stepgrant.test` unless it is told otherwise: a CA that lives in memory and dies with the process."""
 
 from __future__ import annotations
 
+import base64
 import json
-import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,24 +16,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from stepgrant.compact import base64url
-from stepgrant.errors import InvalidIdError
 from stepgrant.jwk import public_jwk, thumbprint
 from stepgrant.jws import sign_jws
 from stepgrant.spiffe.bundles import X509Bundle
-from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
+from stepgrant.spiffe.ids import SpiffeId
 from stepgrant_gateway.core.errors import ConfigError
 
 DEV_TRUST_DOMAIN: Final = "dev.stepgrant.test"
 SVID_TTL: Final = timedelta(hours=1)
 JWT_TTL: Final = timedelta(minutes=5)
+REFRESH_HINT_SECONDS: Final = 10
 AUTHORITY_TTL: Final = timedelta(days=365)
 BACKDATED: Final = timedelta(seconds=30)
 """How far before its issue an SVID is valid from: what other clocks on one machine may differ by."""
-MAX_IDENTITIES: Final = 256
-
-_DNS_NAME: Final = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +37,6 @@ class DevIdentity:
 
     path: str
     dns: tuple[str, ...] = ()
-
-    @property
-    def spiffe_id(self) -> SpiffeId:
-        """The ID in the dev trust domain."""
-        return SpiffeId(DEV_TRUST_DOMAIN, f"/{self.path}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +62,17 @@ class DevTrustDomain:
         *,
         svid_ttl: timedelta = SVID_TTL,
         jwt_ttl: timedelta = JWT_TTL,
+        trust_domain: str = DEV_TRUST_DOMAIN,
     ) -> None:
+        self.trust_domain = trust_domain
         self.identities: Mapping[str, DevIdentity] = {identity.path: identity for identity in identities}
         self.svid_ttl = svid_ttl
         self.jwt_ttl = jwt_ttl
         self._now = now
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DEV_TRUST_DOMAIN)])
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, trust_domain)])
         self._root = self._self_signed()
-        self.bundle = X509Bundle(DEV_TRUST_DOMAIN, (self._root.public_bytes(Encoding.DER),))
+        self.bundle = X509Bundle(trust_domain, (self._root.public_bytes(Encoding.DER),))
         self._jwt_key = ec.generate_private_key(ec.SECP256R1())
         self._kid = base64url(thumbprint(self._jwt_key.public_key()))
 
@@ -91,11 +82,11 @@ class DevTrustDomain:
         Raises:
             ConfigError: dev.toml lists no such identity.
         """
-        identity = self._listed(path)
+        identity, spiffe_id = self._listed(path), self.spiffe_id(path)
         key = ec.generate_private_key(ec.SECP256R1())
         now = self._now().replace(microsecond=0)
         not_after = min(now + self.svid_ttl, self._root.not_valid_after_utc)
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(identity.spiffe_id))]
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
         names += [x509.DNSName(name) for name in identity.dns]
         leaf = (
             self._builder(key.public_key(), now - BACKDATED, not_after)
@@ -110,7 +101,7 @@ class DevTrustDomain:
             .sign(self._key, hashes.SHA256())
         )
         return DevSvid(
-            spiffe_id=identity.spiffe_id,
+            spiffe_id=spiffe_id,
             chain_der=(leaf.public_bytes(Encoding.DER),),
             key_der=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
             not_after=not_after,
@@ -130,12 +121,29 @@ class DevTrustDomain:
         """
         now = int(self._now().timestamp())
         claims = {
-            "sub": str(self._listed(path).spiffe_id),
+            "sub": str(self.spiffe_id(path)),
             "aud": list(audience),
             "iat": now,
             "exp": now + self.jwt_ttl // timedelta(seconds=1),
         }
         return sign_jws({"kid": self._kid, "typ": "JWT"}, json.dumps(claims).encode("utf-8"), self._jwt_key)
+
+    def spiffe_id(self, path: str) -> SpiffeId:
+        """The ID of the identity of this path.
+
+        Raises:
+            ConfigError: dev.toml lists no such identity.
+        """
+        return SpiffeId(self.trust_domain, f"/{self._listed(path).path}")
+
+    @property
+    def document(self) -> bytes:
+        """The SPIFFE bundle document of this trust domain; its sequence is the second of the authority's making."""
+        keys = [{**_root_jwk(der), "use": "x509-svid"} for der in self.bundle.authorities]
+        keys += json.loads(self.jwks)["keys"]
+        sequence = int(self._root.not_valid_before_utc.timestamp())
+        members = {"keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": REFRESH_HINT_SECONDS}
+        return json.dumps(members, indent=2).encode("ascii") + b"\n"
 
     def _listed(self, path: str) -> DevIdentity:
         identity = self.identities.get(path)
@@ -170,52 +178,10 @@ class DevTrustDomain:
         )
 
 
-def parse_dev_toml(text: str, *, file: str = "dev.toml") -> tuple[DevIdentity, ...]:
-    """The identities of dev.toml: tables `[identities."agent/support"]`, each with the optional array `dns`.
-
-    Raises:
-        ConfigError: it says anything else; the text names file and line.
-    """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: {error}") from error
-    unknown = sorted(set(document) - {"identities"})
-    tables = document.get("identities")
-    if unknown:
-        raise ConfigError(f"{_place(file, text, unknown[0])}: unknown key `{unknown[0]}`; the only one is `identities`")
-    if not isinstance(tables, dict) or not 1 <= len(tables) <= MAX_IDENTITIES:
-        raise ConfigError(
-            f'{file}: `identities` has 1 to {MAX_IDENTITIES} tables, such as [identities."agent/support"]'
-        )
-    return tuple(_identity(file, text, path, table) for path, table in tables.items())
-
-
-def _identity(file: str, text: str, path: str, table: Any) -> DevIdentity:
-    place = _place(file, text, path)
-    try:
-        parse_spiffe_id(f"spiffe://{DEV_TRUST_DOMAIN}/{path}", what=f"identity {path!r}")
-    except InvalidIdError as error:
-        raise ConfigError(f"{place}: {error}") from error
-    if not isinstance(table, dict):
-        raise ConfigError(f'{place}: identity {path!r} is not a table; write [identities."{path}"]')
-    unknown = sorted(set(table) - {"dns"})
-    if unknown:
-        raise ConfigError(
-            f"{_place(file, text, unknown[0])}: unknown key `{unknown[0]}` of {path!r}; the only one is `dns`"
-        )
-    dns = table.get("dns", [])
-    if not isinstance(dns, list) or not all(isinstance(name, str) and _DNS_NAME.fullmatch(name) for name in dns):
-        raise ConfigError(f'{place}: `dns` of {path!r} is an array of DNS names in lower case, such as ["stepgrant"]')
-    return DevIdentity(path, tuple(dns))
-
-
-def _place(file: str, text: str, key: str) -> str:
-    """File and line where `key` first stands (tomllib gives no positions)."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        if key in line.partition("#")[0]:
-            return f"{file}:{number}"
-    return file
+def _root_jwk(der: bytes) -> dict[str, Any]:
+    key = x509.load_der_x509_certificate(der).public_key()
+    members: dict[str, Any] = public_jwk(key) if isinstance(key, ec.EllipticCurvePublicKey) else {}
+    return {**members, "x5c": [base64.b64encode(der).decode("ascii")]}
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -17,10 +18,12 @@ from spiffe._proto import workload_pb2, workload_pb2_grpc
 from stepgrant.spiffe.jwt import MAX_AUDIENCES
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.ports import Clock, Timer
-from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN, DevSvid, DevTrustDomain
+from stepgrant_gateway.identity.dev import DevSvid, DevTrustDomain
+from stepgrant_gateway.identity.dev_federation import BundleFiles
 
 MAX_SOCKET_PATH: Final = 100
 """Bytes of a socket's path: `sun_path` holds 104 on macOS, 108 on Linux."""
+LOOK: Final = timedelta(seconds=1)
 SECURITY_HEADER: Final = ("workload.spiffe.io", "true")
 
 _log = logging.getLogger(__name__)
@@ -31,10 +34,13 @@ class DevWorkloadApi:
     """Serves each identity of `domain` at a socket of its own in `directory` while it is entered.
 
     Whoever can open a socket is that identity; the directory (0700) and the sockets (0600) say who can. SVIDs are rotated
-    at half their life, by `clock`, and streams get the new one at once.
+    at half their life, by `clock`, and streams get the new one at once; so they do with a bundle of `federated`, whose files
+    are looked at each second.
     """
 
-    def __init__(self, domain: DevTrustDomain, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, domain: DevTrustDomain, directory: Path, clock: Clock, federated: BundleFiles | None = None
+    ) -> None:
         self._domain = domain
         self._directory = directory
         self._clock = clock
@@ -42,6 +48,8 @@ class DevWorkloadApi:
         self._current: dict[str, DevSvid] = {}
         self._changed = asyncio.Event()
         self._timer: Timer | None = None
+        self._federated = federated or BundleFiles({})
+        self._look_timer: Timer | None = None
 
     def socket_for(self, path: str) -> str:
         """The address for `SPIFFE_ENDPOINT_SOCKET`, `unix:/...`, of the identity with this path.
@@ -61,14 +69,19 @@ class DevWorkloadApi:
     def rotate(self) -> None:
         """Issues all SVIDs anew, now, and sends them to all streams."""
         self._current = {path: self._domain.issue(path) for path in self._domain.identities}
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.tell()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._clock.call_at(self._clock.monotonic() + self._domain.svid_ttl / 2, self.rotate)
 
+    def tell(self) -> None:
+        """Sends all streams what is true now."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
     async def __aenter__(self) -> Self:
         self._prepare()
+        self._look()
         self.rotate()
         try:
             for path in self._domain.identities:
@@ -83,21 +96,36 @@ class DevWorkloadApi:
     ) -> None:
         await self._stop()
 
-    async def wait_changed(self) -> None:
-        """Returns at the next rotation."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next change; another one each time."""
+        return self._changed
 
-    def bundles(self) -> dict[str, bytes]:
-        """The bundle of the trust domain by its ID, DER certificates one after the other."""
-        return {f"spiffe://{DEV_TRUST_DOMAIN}": b"".join(self._domain.bundle.authorities)}
+    @property
+    def trust_domain(self) -> str:
+        """Whose identities are served."""
+        return self._domain.trust_domain
+
+    def bundle(self) -> bytes:
+        """The bundle of the own trust domain: DER certificates one after the other."""
+        return b"".join(self._domain.bundle.authorities)
+
+    def federated_bundles(self) -> dict[str, bytes]:
+        """The bundles of further trust domains by their ID, DER certificates one after the other."""
+        return self._federated.x509()
 
     def jwt_bundles(self) -> dict[str, bytes]:
-        """The JWT authorities of the trust domain by its ID, a JWKS."""
-        return {f"spiffe://{DEV_TRUST_DOMAIN}": self._domain.jwks}
+        """The JWT authorities of all trust domains by their ID, a JWKS each."""
+        return {**self._federated.jwt(), f"spiffe://{self.trust_domain}": self._domain.jwks}
 
     def issue_jwt(self, path: str, audience: Sequence[str]) -> str:
         """A JWT-SVID of the identity with this path, issued now."""
         return self._domain.issue_jwt(path, audience)
+
+    def _look(self) -> None:
+        if self._federated.look():
+            self.tell()
+        self._look_timer = self._clock.call_at(self._clock.monotonic() + LOOK, self._look)
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,8 +152,9 @@ class DevWorkloadApi:
         await server.start()
 
     async def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._look_timer):
+            if timer is not None:
+                timer.cancel()
         await asyncio.gather(*(server.stop(None) for server in self._servers))
         self._servers.clear()
         for path in self._domain.identities:
@@ -148,37 +177,37 @@ class _Servicer(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         request: workload_pb2.X509SVIDRequest,  # noqa: ARG002 - empty by specification
         context: _Context,
     ) -> AsyncIterator[workload_pb2.X509SVIDResponse]:
-        """The SVID now, and again after each rotation."""
+        """The SVID now, and again after each change."""
         await _demand_header(context)
         while True:
-            svid = self._api.svid(self._path)
+            changed, svid = self._api.changed, self._api.svid(self._path)
             entry = workload_pb2.X509SVID(
                 spiffe_id=str(svid.spiffe_id),
                 x509_svid=b"".join(svid.chain_der),
                 x509_svid_key=svid.key_der,
-                bundle=b"".join(self._api.bundles().values()),
+                bundle=self._api.bundle(),
             )
-            yield workload_pb2.X509SVIDResponse(svids=[entry])
-            if svid is self._api.svid(self._path):
-                await self._api.wait_changed()
+            yield workload_pb2.X509SVIDResponse(svids=[entry], federated_bundles=self._api.federated_bundles())
+            await changed.wait()
 
     async def FetchX509Bundles(  # noqa: N802 - the name in the protocol
         self,
         request: workload_pb2.X509BundlesRequest,  # noqa: ARG002 - empty by specification
         context: _Context,
     ) -> AsyncIterator[workload_pb2.X509BundlesResponse]:
-        """The bundle now, and again after each rotation."""
+        """All bundles now, and again after each change."""
         await _demand_header(context)
         while True:
-            yield workload_pb2.X509BundlesResponse(bundles=self._api.bundles())
-            await self._api.wait_changed()
+            changed, own = self._api.changed, {f"spiffe://{self._api.trust_domain}": self._api.bundle()}
+            yield workload_pb2.X509BundlesResponse(bundles={**self._api.federated_bundles(), **own})
+            await changed.wait()
 
     async def FetchJWTSVID(  # noqa: N802 - the name in the protocol
         self, request: workload_pb2.JWTSVIDRequest, context: _Context
     ) -> workload_pb2.JWTSVIDResponse:
         """A JWT-SVID for the audiences that are asked for."""
         await _demand_header(context)
-        spiffe_id = f"spiffe://{DEV_TRUST_DOMAIN}/{self._path}"
+        spiffe_id = f"spiffe://{self._api.trust_domain}/{self._path}"
         if not 1 <= len(request.audience) <= MAX_AUDIENCES or not all(request.audience):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"1 to {MAX_AUDIENCES} audiences are wanted")
         if request.spiffe_id not in {"", spiffe_id}:
@@ -191,11 +220,12 @@ class _Servicer(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         request: workload_pb2.JWTBundlesRequest,  # noqa: ARG002 - empty by specification
         context: _Context,
     ) -> AsyncIterator[workload_pb2.JWTBundlesResponse]:
-        """The JWT authorities now, and again after each rotation."""
+        """The JWT authorities now, and again after each change."""
         await _demand_header(context)
         while True:
+            changed = self._api.changed
             yield workload_pb2.JWTBundlesResponse(bundles=self._api.jwt_bundles())
-            await self._api.wait_changed()
+            await changed.wait()
 
 
 async def _demand_header(context: _Context) -> None:

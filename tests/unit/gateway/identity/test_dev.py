@@ -1,4 +1,4 @@
-"""The embedded trust domain: its SVIDs verify as any other's, and dev.toml says what it may say."""
+"""The embedded trust domain: its SVIDs verify as any other's, under the name that it has."""
 
 from __future__ import annotations
 
@@ -9,24 +9,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
 from stepgrant.errors import InvalidSvidError
-from stepgrant.spiffe.bundles import BundleSet
+from stepgrant.spiffe.bundles import BundleSet, bundle_from_jwks
 from stepgrant.spiffe.source import take_snapshot
 from stepgrant.spiffe.x509 import verify_x509_svid
 from stepgrant_gateway.core.errors import ConfigError
-from stepgrant_gateway.identity.dev import DevIdentity, DevTrustDomain, parse_dev_toml
+from stepgrant_gateway.identity.dev import REFRESH_HINT_SECONDS, DevIdentity, DevTrustDomain
 from tests.kit.clock import START, ManualClock
-
-GOOD = """
-# who there is
-[identities."agent/support"]
-[identities.gateway]
-dns = ["stepgrant"]
-"""
 
 
 def test_its_svids_verify_and_fit_their_keys() -> None:
     clock = ManualClock()
-    domain = DevTrustDomain(parse_dev_toml(GOOD), clock.now)
+    domain = DevTrustDomain([DevIdentity("gateway", ("stepgrant",))], clock.now)
     svid = domain.issue("gateway")
     key = load_der_private_key(svid.key_der, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     snapshot = take_snapshot(svid.chain_der, key, BundleSet((domain.bundle,)), clock.now())
@@ -55,31 +48,16 @@ def test_no_key_shows_in_a_repr() -> None:
     assert "key" not in repr(domain.issue("a"))
 
 
-def test_dev_toml_lists_identities() -> None:
-    assert parse_dev_toml(GOOD) == (DevIdentity("agent/support"), DevIdentity("gateway", ("stepgrant",)))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "has 1 to 256 tables"),
-        ("identities = 3", "has 1 to 256 tables"),
-        ("[identities]", "has 1 to 256 tables"),
-        ("[identities", r"dev\.toml: "),
-        ("[identities.a]\n[other]", r"dev\.toml:2: unknown key `other`"),
-        ("[identities.a]\n\ndsn = []", r"dev\.toml:3: unknown key `dsn` of 'a'"),
-        ('[identities."a b"]', r"dev\.toml:1: identity 'a b'"),
-        ('[identities."/a"]', r"dev\.toml:1: "),
-        ('[identities."a/../b"]', r"dev\.toml:1: "),
-        ("[identities]\na = 1", r"dev\.toml:2: identity 'a' is not a table|dev\.toml:1"),
-        ('[identities.a]\ndns = "x"', "array of DNS names"),
-        ('[identities.a]\ndns = ["UPPER"]', "array of DNS names"),
-        ('[identities.a]\ndns = ["*.x"]', "array of DNS names"),
-        ("[identities.a]\ndns = [7]", "array of DNS names"),
-        ('[identities.a]\ndns = ["x\\n"]', "array of DNS names"),
-    ],
-)
-def test_whatever_else_dev_toml_says_is_refused_with_its_place(text: str, message: str) -> None:
-    """INV-13."""
-    with pytest.raises(ConfigError, match=message):
-        parse_dev_toml(text)
+def test_another_name_is_in_its_ids_and_its_bundle_document_says_all_that_vouches_for_them() -> None:
+    clock = ManualClock()
+    domain = DevTrustDomain([DevIdentity("a")], clock.now, trust_domain="partner.test")
+    document = bundle_from_jwks("partner.test", domain.document)
+    svid = verify_x509_svid(domain.issue("a").chain_der[0], (), BundleSet((document.bundle,)), START)
+    assert str(svid.spiffe_id) == "spiffe://partner.test/a"
+    assert document.bundle == domain.bundle
+    assert len(document.jwt_bundle.authorities) == 1
+    assert document.refresh_hint_seconds == REFRESH_HINT_SECONDS
+    clock.advance(timedelta(seconds=1))
+    later = bundle_from_jwks("partner.test", DevTrustDomain([], clock.now, trust_domain="partner.test").document)
+    assert document.sequence is not None
+    assert later.sequence == document.sequence + 1

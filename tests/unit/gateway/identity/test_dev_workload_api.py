@@ -18,7 +18,8 @@ from stepgrant.spiffe.bundles import bundle_from_der
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.identity.dev import DevIdentity, DevTrustDomain
-from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
+from stepgrant_gateway.identity.dev_federation import BundleFiles, write_bundle
+from stepgrant_gateway.identity.dev_workload_api import LOOK, DevWorkloadApi
 from tests.kit.clock import ManualClock
 
 IDENTITIES = (DevIdentity("agent/support"), DevIdentity("agent/triage"), DevIdentity("gateway", ("stepgrant",)))
@@ -76,6 +77,33 @@ async def test_svids_are_rotated_at_half_their_life_and_reach_open_streams(direc
         second = source.current()
         assert second.not_after - first.not_after == timedelta(minutes=30)
         assert second.leaf_sha256 != first.leaf_sha256
+        await asyncio.to_thread(source.close)
+
+
+async def test_two_dev_trust_domains_federate_by_their_bundle_files(directory: Path, tmp_path: Path) -> None:
+    """Each workload of ours gets the partner's bundle too, once its file is there."""
+    clock, partner = ManualClock(), DevTrustDomain((), ManualClock().now, trust_domain="partner.test")
+    files = BundleFiles({"partner.test": tmp_path / "bundle.json"})
+    async with DevWorkloadApi(DevTrustDomain(IDENTITIES, clock.now), directory, clock, files) as api:
+        source = WorkloadApiSource(api.socket_for("agent/support"), now=clock.now, jwt_authorities=True)
+        first = await asyncio.to_thread(source.current)
+        assert first.bundles.get("partner.test") is None
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        source.subscribe(lambda: loop.call_soon_threadsafe(changed.set))
+        write_bundle(tmp_path / "bundle.json", partner.document)
+        clock.advance(LOOK)
+        async with asyncio.timeout(5):
+            while (
+                source.current().bundles.get("partner.test") is None
+                or source.current().bundles.jwt("partner.test") is None
+            ):
+                await changed.wait()
+                changed.clear()
+        second = source.current()
+        assert second.bundles.get("partner.test") == partner.bundle
+        assert second.bundles.jwt("dev.stepgrant.test") is not None
+        assert second.leaf_sha256 == first.leaf_sha256
         await asyncio.to_thread(source.close)
 
 
