@@ -39,11 +39,12 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
 from stepgrant_gateway.core.observations import UNOBSERVED
-from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
+from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet, SubjectProver
 from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.relations import begin_relations
+from stepgrant_gateway.identity.subjects import oidc_subjects
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.listeners import Judges, Listeners, Services
 from stepgrant_gateway.oversight import Oversight, Watched
@@ -185,7 +186,8 @@ async def _application(
     await retention.start()
     stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
-    application = _use_cases(config, world, instance_id, policy, source, history, recorder, retention, keys)
+    prover = await stack.enter_async_context(oidc_subjects(config.identity.subjects, world.clock))
+    application = _use_cases(config, world, instance_id, policy, source, history, recorder, retention, keys, prover)
     snapshots.begin(recorder, world.clock)
     stack.push_async_callback(snapshots.close)
     events = [*forgiven, application.operating.activation(policy, "gateway")]
@@ -211,6 +213,7 @@ def _use_cases(
     recorder: Recorder,
     retention: Retention,
     keys: SigningKeys,
+    prover: SubjectProver | None,
 ) -> Application:
     clock, entropy, observer = world.clock, world.entropy, world.observer
     state = State(policy, linger=timedelta(seconds=config.limits.linger_seconds))
@@ -246,6 +249,7 @@ def _use_cases(
             granting=granting,
             endings=endings,
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
+            prover=prover,
             observer=observer,
         ),
         assigning=Assigning(

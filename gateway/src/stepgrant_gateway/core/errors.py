@@ -104,3 +104,9 @@ class PolicyRefusedError(GatewayError):
     def __init__(self, findings: tuple[Finding, ...]) -> None:
         super().__init__("\n".join(str(finding) for finding in findings))
         self.findings = findings
+
+
+class FetchError(GatewayError):
+    """A document that a gateway fetches beforehand is not to be had, or cannot be used. What it has goes on counting for a while."""
+
+    code = "not_fetched"

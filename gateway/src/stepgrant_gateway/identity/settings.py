@@ -17,7 +17,9 @@ from stepgrant_gateway.core.settings import (
     read_text,
     setting,
 )
+from stepgrant_gateway.identity.discovery import OidcIssuer
 from stepgrant_gateway.identity.endpoints import Endpoint, Profile
+from stepgrant_gateway.identity.oidc_settings import read_subject_issuers
 
 
 def read_source(value: object, place: Place) -> str:
@@ -46,6 +48,11 @@ class IdentitySettings(Section):
     )
     federated: Mapping[str, Path] = setting(
         "With `files`: PEM of the authorities of each further trust domain, by its name.", read_path_table, dict
+    )
+    subjects: tuple[OidcIssuer, ...] = setting(
+        "OIDC issuers whose tokens prove on whose behalf a task runs, a table each. None by default.",
+        read_subject_issuers,
+        (),
     )
 
     def contradiction(self) -> tuple[str, str] | None:

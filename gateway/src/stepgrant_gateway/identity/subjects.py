@@ -1,0 +1,67 @@
+"""Users, proven by tokens of the OIDC issuers that are configured for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Final
+
+from stepgrant.errors import DenialCode, InvalidInputError
+from stepgrant_gateway.core.decision import Refused
+from stepgrant_gateway.core.ports import Clock
+from stepgrant_gateway.core.principal import Subject
+from stepgrant_gateway.identity.discovery import OidcIssuer
+from stepgrant_gateway.identity.issuers import Issuers
+from stepgrant_gateway.identity.oidc import UnknownKeyError, verify_oidc_token
+
+COME_BACK: Final = timedelta(seconds=1)
+"""When to ask again while the issuer's keys are being fetched."""
+KEY_COMES = Refused(
+    DenialCode.OVERLOADED,
+    "the key of the subject token is not known yet, and is being looked for.",
+    "try again in a moment.",
+    retry_after=COME_BACK,
+)
+
+
+@asynccontextmanager
+async def oidc_subjects(settings: Sequence[OidcIssuer], clock: Clock) -> AsyncIterator[OidcSubjects | None]:
+    """Who proves users by tokens of these issuers, their keys fetched, for as long as it is entered; None for no issuers.
+
+    Raises:
+        ConfigError: a file of keys cannot be used.
+    """
+    issuers = Issuers(settings, clock)
+    try:
+        await issuers.begin()
+        yield OidcSubjects(issuers, clock.now) if settings else None
+    finally:
+        issuers.stop()
+
+
+class OidcSubjects:
+    """Implements `core.ports.SubjectProver`."""
+
+    def __init__(self, issuers: Issuers, now: Callable[[], datetime]) -> None:
+        """`now` is the aware wall clock."""
+        self._issuers = issuers
+        self._now = now
+
+    def prove(self, token: str) -> Subject | Refused:
+        """See `core.ports.SubjectProver`."""
+        try:
+            verified = verify_oidc_token(token, self._issuers.trust_in, self._now())
+        except UnknownKeyError as error:
+            return KEY_COMES if self._issuers.missing_key(error.issuer) else _invalid(error)
+        except InvalidInputError as error:
+            return _invalid(error)
+        return Subject(verified.subject, verified.expires_at, verified.claims)
+
+
+def _invalid(error: InvalidInputError) -> Refused:
+    return Refused(
+        DenialCode.SUBJECT_INVALID,
+        f"the subject token is not taken: {error}.",
+        "get a token of the user for this gateway's audience, or ask the operator for [[identity.subjects]].",
+    )

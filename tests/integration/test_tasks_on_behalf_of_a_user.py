@@ -1,0 +1,78 @@
+"""A user's token, from a real issuer over HTTPS, through the SDK and a real gateway, to what the resource reads."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from stepgrant.errors import DenialCode, Denied, Revoked
+from stepgrant.grant import from_payload
+from stepgrant.selector import Selector
+from stepgrant.subject import SubjectId
+from tests.kit.foreign import ForeignSigner
+from tests.kit.oidc import AUDIENCE, Issuer, authority_file, serving
+from tests.kit.running import running_gateway
+from tests.kit.subjects import subject_policy
+from tests.kit.tokens import payload_of
+
+REFUND = {"order_id": "ord_00000042", "customer": "jo@x.org"}
+ORDER = {"order_id": "ord_00000042"}
+
+
+def settings(issuer: Issuer, ca: Path) -> str:
+    return f"""
+[[identity.subjects]]
+issuer = "{issuer.url}"
+audience = "{AUDIENCE}"
+ca = "{ca}"
+"""
+
+
+async def test_a_task_runs_on_behalf_of_the_user_that_the_token_is_about(tmp_path: Path) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        async with running_gateway(policy, settings=settings(issuer, ca)) as running:
+            client = await running.client()
+            now = datetime.now(UTC)
+            token = issuer.token(now, department="support")
+            async with client.task("Refund", REFUND, subject_token=token) as task:
+                async with task.step("orders.get", ORDER) as step:
+                    jo = SubjectId(issuer.url, "u-17")
+                    assert from_payload(payload_of(step.grant.token)).on_behalf_of == jo
+                    assert task.expires_at.timestamp() == int(now.timestamp()) + 600
+                with pytest.raises(Revoked) as revoked:
+                    async with task.step("orders.search", {"query": "x"}):
+                        await running.gateway.application.operating.set_lock(Selector(subject=str(jo)), "INC-7", "jo")
+                        await asyncio.Event().wait()
+                assert revoked.value.cause == "locked"
+            for bad, code in (
+                (token, DenialCode.LOCKED),
+                (issuer.token(now, "u-18", department="sales"), DenialCode.FORBIDDEN),
+                (issuer.token(now, "u-18", aud="another"), DenialCode.SUBJECT_INVALID),
+                (Issuer(issuer.url, "ES256").token(now, "u-18"), DenialCode.SUBJECT_INVALID),
+            ):
+                with pytest.raises(Denied) as denied:
+                    async with client.task("Refund", REFUND, subject_token=bad):
+                        raise AssertionError("opened")
+                assert denied.value.denial.code is code
+            assert issuer.asked == ["/.well-known/openid-configuration", "/jwks"]
+
+
+async def test_tk_15_a_new_key_of_the_issuer_is_looked_for_once_and_the_task_opens(tmp_path: Path) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        async with running_gateway(policy, settings=settings(issuer, ca)) as running:
+            client = await running.client()
+            issuer.signer = ForeignSigner.of("ES256", "two")
+            issuer.publish()
+            async with client.task("Refund", REFUND, subject_token=issuer.token(datetime.now(UTC))):
+                assert issuer.asked.count("/jwks") == 2
+            with pytest.raises(Denied) as denied:
+                made_up = issuer.token(datetime.now(UTC), header={"kid": "three"})
+                async with client.task("Refund", REFUND, subject_token=made_up):
+                    raise AssertionError("opened")
+            assert denied.value.denial.code is DenialCode.SUBJECT_INVALID
+            assert issuer.asked.count("/jwks") == 2
