@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import chart
@@ -53,6 +54,21 @@ def trends(samples: Sequence[Mapping[str, Any]]) -> dict[str, Trend]:
 def settled(samples: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """The samples after the warm-up."""
     return [sample for sample in samples if sample["second"] >= WARM_UP * samples[-1]["second"]]
+
+
+def levels(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The median resident memory of each quarter of the time, in MiB, by process: what levels off shows it here."""
+    end = samples[-1]["second"]
+    quarter = [min(int(4 * sample["second"] / end), 3) for sample in samples]
+    return {
+        process: [
+            median(
+                sample[process]["rss_kib"] / 1024 for sample, at in zip(samples, quarter, strict=True) if at == number
+            )
+            for number in sorted(set(quarter))
+        ]
+        for process in PROCESSES
+    }
 
 
 def summary(document: Mapping[str, Any]) -> str:
@@ -105,6 +121,9 @@ def text(document: Mapping[str, Any], stem: str) -> str:
     for sample in samples:
         rounds.update(sample["rounds"])
     grown = "\n".join(f"| {name} | {_growth(name, found)} |" for name, found in trends(samples).items())
+    levelled = "\n".join(
+        f"- {process}: {', '.join(f'{level:.1f}' for level in found)} MiB" for process, found in levels(samples).items()
+    )
     done = ", ".join(f"{count:,} {name}" for name, count in rounds.most_common())
     failed = "\n".join(f"- {count} times: `{what}`" for what, count in document["failures"].items()) or "None."
     machine = document["machine"]
@@ -128,6 +147,10 @@ within it, on both sides; grows = the whole interval lies above nothing, and rea
 | what | an hour |
 |---|---|
 {grown}
+
+Median resident memory of each quarter, the first included:
+
+{levelled}
 
 ## Objects in memory
 

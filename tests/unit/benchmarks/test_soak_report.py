@@ -42,6 +42,11 @@ def test_growth_after_the_warm_up_is_told_and_the_warm_up_does_not_count():
     assert "gateway: resident memory: +360.00 ± 0.00 MiB (**grows**)" in soak_report.summary(document(leaking))
 
 
+def test_what_levels_off_shows_it_from_quarter_to_quarter():
+    seen = [sample(number, mib=min(100 + number, 150)) for number in range(1, 101)]
+    assert soak_report.levels(seen)["resource"] == [112.5, 137.0, 150.0, 150.0]
+
+
 def test_a_ledger_that_does_not_verify_and_work_that_failed_are_in_the_verdict():
     bad = {"verified": False, "said": "record 7 does not follow", "seconds": 1.0, "bytes": 0}
     verdict = soak_report.summary(document([sample(1, mib=100)], ledger=bad, failures={"refund: Denied": 3}))

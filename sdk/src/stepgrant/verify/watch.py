@@ -103,8 +103,7 @@ class Watcher:
     async def _follow(self, begun: asyncio.Event) -> None:
         events = self._publisher.watch(self._feed.audiences)
         async with contextlib.aclosing(events):
-            first = await _next(events, SNAPSHOT_WITHIN)
-            self._feed.begin(first, self._publisher.authority(), self._clock.now(), self._clock.monotonic())
+            await self._begin(events)
             self._generation += 1
             mine = self._generation
             begun.set()
@@ -116,6 +115,11 @@ class Watcher:
                     return
                 authority = self._publisher.authority()
                 self._feed.receive(event, authority, self._clock.now(), self._clock.monotonic())
+
+    async def _begin(self, events: AsyncGenerator[FeedEvent, None]) -> None:
+        """The snapshot is gone when this returns: it names every dead grant, and the subscription lives for an hour."""
+        first = await _next(events, SNAPSHOT_WITHIN)
+        self._feed.begin(first, self._publisher.authority(), self._clock.now(), self._clock.monotonic())
 
 
 async def _next(events: AsyncGenerator[FeedEvent, None], within: timedelta) -> FeedEvent:

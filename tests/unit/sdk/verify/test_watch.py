@@ -2,12 +2,15 @@
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from stepgrant.errors import GatewayUnavailableError
+from stepgrant.feed import Snapshot
 from stepgrant.verify.feed import TrustedFeed
 from stepgrant.verify.watch import FIRST_WAIT, LONGEST_WAIT, REFRESH, Watcher
 from tests.kit.enforcement import AUDIENCE, GatewayDouble, UpstreamDouble
@@ -192,3 +195,14 @@ async def test_ready_says_what_the_last_attempt_ended_with():
         await watching.wait_for_back_off()
         with pytest.raises(GatewayUnavailableError, match="connection refused"):
             await watching.watcher.ready(timedelta(0))
+
+
+async def test_ds_09_the_snapshot_that_a_subscription_began_with_is_not_kept_beside_the_view():
+    """It names every dead grant that has not run out, and a subscription lives for an hour."""
+    async with running() as watching:
+        await watching.ready()
+        former = weakref.ref(watching.feed.view)
+        watching.watcher.resync()
+        await until(lambda: former() is None)
+        assert watching.feed.view.trusted
+        assert [value for value in gc.get_objects() if isinstance(value, Snapshot)] == []
