@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,13 +16,12 @@ from stepgrant.errors import IdentityUnavailableError, InvalidBundleError, Inval
 from stepgrant.spiffe.bundles import MAX_TRUST_DOMAINS, jwt_bundle_from_jwks
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.jwt_bundle import JwtBundle
+from stepgrant.spiffe.workload_call import HEADER, said, workload_stub
 
 FIRST_BACKOFF: Final = timedelta(milliseconds=100)
 MAX_BACKOFF: Final = timedelta(seconds=5)
 FETCH_WITHIN: Final = timedelta(seconds=5)
 
-_HEADER: Final = (("workload.spiffe.io", "true"),)
-"""Demanded of each call (SPIFFE Workload Endpoint, section 4)."""
 _log = logging.getLogger(__name__)
 
 
@@ -38,10 +36,10 @@ def fetch_jwt_svid(socket: str, spiffe_id: SpiffeId, audience: str) -> str:
 
     request = workload_pb2.JWTSVIDRequest(audience=[audience], spiffe_id=str(spiffe_id))
     try:
-        with _stub(socket) as stub:
-            answer = stub.FetchJWTSVID(request, metadata=_HEADER, timeout=FETCH_WITHIN.total_seconds())
+        with workload_stub(socket) as stub:
+            answer = stub.FetchJWTSVID(request, metadata=HEADER, timeout=FETCH_WITHIN.total_seconds())
     except grpc.RpcError as error:
-        raise IdentityUnavailableError(f"no JWT-SVID of {spiffe_id} from {socket}: {_said(error)}") from error
+        raise IdentityUnavailableError(f"no JWT-SVID of {spiffe_id} from {socket}: {said(error)}") from error
     if not answer.svids:
         raise IdentityUnavailableError(f"no JWT-SVID of {spiffe_id} from {socket}: it sent none")
     return str(answer.svids[0].svid)
@@ -103,8 +101,8 @@ class JwtAuthorities:
 
         brought = False
         try:
-            with _stub(self._socket) as stub:
-                call = stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=_HEADER)
+            with workload_stub(self._socket) as stub:
+                call = stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), metadata=HEADER)
                 with self._lock:
                     self._call = call
                     if self._closed.is_set():
@@ -115,7 +113,7 @@ class JwtAuthorities:
         except grpc.RpcError as error:
             if self._closed.is_set():
                 return brought
-            _log.warning("The JWT authorities at %s are not told: %s", self._socket, _said(error))
+            _log.warning("The JWT authorities at %s are not told: %s", self._socket, said(error))
             if error.code() is grpc.StatusCode.PERMISSION_DENIED:
                 self._update(())
         finally:
@@ -141,17 +139,3 @@ def read_jwt_bundles(documents: Any) -> tuple[JwtBundle, ...]:
         except (InvalidIdError, InvalidBundleError) as error:
             _log.warning("JWT authorities that cannot be used, so no JWT-SVID of theirs is trusted: %s", error)
     return tuple(bundles)
-
-
-@contextmanager
-def _stub(socket: str) -> Iterator[Any]:
-    import grpc
-    from spiffe._proto import workload_pb2_grpc
-
-    # A subchannel that is shared would be shared with streams that were cancelled, and with what became of them.
-    with grpc.insecure_channel(socket, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        yield workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)  # type: ignore[no-untyped-call]  # generated so
-
-
-def _said(error: Any) -> str:
-    return f"{error.code().name}: {error.details()}"

@@ -1,4 +1,4 @@
-"""An identity from the SPIFFE Workload API. py-spiffe carries the bytes; what they are worth is verified here."""
+"""An identity from the SPIFFE Workload API: its bytes are read and verified here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
-from stepgrant.errors import IdentityUnavailableError
-from stepgrant.spiffe.bundles import BundleSet, X509Bundle
+from stepgrant.errors import IdentityUnavailableError, InvalidBundleError, InvalidIdError, InvalidSvidError
+from stepgrant.spiffe.bundles import MAX_TRUST_DOMAINS, BundleSet, X509Bundle, bundle_from_der
+from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.jwt_workload import JwtAuthorities
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
 from stepgrant.spiffe.subscribers import Subscribers
-
-if TYPE_CHECKING:
-    from spiffe.workloadapi.x509_context import X509Context
+from stepgrant.spiffe.workload_call import HEADER, said, workload_stub
+from stepgrant.spiffe.x509 import chain_from_der, claimed_id
 
 FIRST_BACKOFF: Final = timedelta(milliseconds=100)
 MAX_BACKOFF: Final = timedelta(seconds=5)
@@ -60,12 +60,12 @@ class WorkloadApiSource:
         self._first_backoff = first_backoff
         self._lock = threading.Lock()
         self._answered = threading.Event()
-        self._wake = threading.Event()
         self._closed = threading.Event()
         self._subscribers = Subscribers()
         self._snapshot: IdentitySnapshot | None = None
         self._why = "the Workload API has not answered yet"
         self._denied_at: datetime | None = None
+        self._call: Any = None
         self._thread = threading.Thread(target=self._supervise, name="stepgrant-workload-api", daemon=True)
         self._jwt = JwtAuthorities(socket, self._rebundled, first_backoff=first_backoff) if jwt_authorities else None
         self._thread.start()
@@ -101,7 +101,9 @@ class WorkloadApiSource:
     def close(self) -> None:
         """Ends the stream and the thread; afterwards `current` raises."""
         self._closed.set()
-        self._wake.set()
+        with self._lock:
+            if self._call is not None:
+                self._call.cancel()
         if self._jwt is not None:
             self._jwt.close()
         self._thread.join(timeout=5)
@@ -111,40 +113,40 @@ class WorkloadApiSource:
 
     def _supervise(self) -> None:
         backoff = self._first_backoff
-        while True:
-            # Cleared before `_closed` is looked at: `close` sets both, in the other order.
-            self._wake.clear()
-            if self._closed.is_set():
-                return
+        while not self._closed.is_set():
             started_with = self._snapshot
             self._stream()
             if self._snapshot is not None and self._snapshot is not started_with:
                 backoff = self._first_backoff
-            # An update that came while this waits is none: the stream is over. Only `close` ends the wait early.
             self._closed.wait(backoff.total_seconds())
             backoff = min(backoff * 2, MAX_BACKOFF)
 
     def _stream(self) -> None:
         """One stream, from its opening to its end, whatever ends it."""
-        from spiffe import WorkloadApiClient
+        import grpc
+        from spiffe._proto import workload_pb2
 
         try:
-            client = WorkloadApiClient(self._socket)
-        except Exception as error:  # noqa: BLE001 - py-spiffe names no common root; each means: not there now
-            self._failed(error)
-            return
-        try:
-            handler = client.stream_x509_contexts(self._update, self._failed, retry_connect=False)
-            self._wake.wait()
-            handler.cancel()
-        finally:
-            client.close()
+            with workload_stub(self._socket) as stub:
+                call = stub.FetchX509SVID(workload_pb2.X509SVIDRequest(), metadata=HEADER)
+                with self._lock:
+                    self._call = call
+                    if self._closed.is_set():
+                        call.cancel()
+                for answer in call:
+                    self._update(answer)
+            self._lost("it ended the stream")
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                self._denied()
+            else:
+                self._lost(said(error))
 
-    def _update(self, context: X509Context) -> None:
+    def _update(self, answer: Any) -> None:
         if self._closed.is_set():
             return
         try:
-            snapshot = self._verified(context)
+            snapshot = take_snapshot(*read_x509_svid(answer), self._now())
         except Exception as error:  # noqa: BLE001 - an update that cannot be used, for whatever reason, is the state now
             self._gone(f"its update cannot be used: {error}")
             return
@@ -156,19 +158,6 @@ class WorkloadApiSource:
         if changed:
             _log.info("SVID of %s, valid until %s", snapshot.spiffe_id, snapshot.not_after)
             self._subscribers.notify()
-
-    def _verified(self, context: X509Context) -> IdentitySnapshot:
-        svid = context.default_svid
-        chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in svid.cert_chain)
-        key = svid.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        bundles = tuple(
-            X509Bundle(
-                bundle.trust_domain.name,
-                tuple(sorted(authority.public_bytes(Encoding.DER) for authority in bundle.x509_authorities)),
-            )
-            for bundle in sorted(context.x509_bundle_set.bundles, key=lambda one: one.trust_domain.name)
-        )
-        return take_snapshot(chain, key, BundleSet(bundles), self._now())
 
     def _with_jwt_bundles(self, snapshot: IdentitySnapshot) -> IdentitySnapshot:
         if self._jwt is None:
@@ -183,21 +172,18 @@ class WorkloadApiSource:
             self._snapshot = self._with_jwt_bundles(self._snapshot)
         self._subscribers.notify()
 
-    def _failed(self, error: Exception) -> None:
+    def _lost(self, why: str) -> None:
         if self._closed.is_set():
             return
-        # py-spiffe hands on the status only as text.
-        if "PERMISSION_DENIED" in str(error):
-            self._denied()
-        else:
-            with self._lock:
-                self._why = str(error)
-            _log.warning("the Workload API at %s is lost: %s", self._socket, error)
-            if self._snapshot is not None:
-                self._answered.set()
-        self._wake.set()
+        with self._lock:
+            self._why = why
+        _log.warning("the Workload API at %s is lost: %s", self._socket, why)
+        if self._snapshot is not None:
+            self._answered.set()
 
     def _denied(self) -> None:
+        if self._closed.is_set():
+            return
         now, why = self._now(), "PermissionDenied: no identity is registered for this workload"
         if self._denied_at is None:
             self._denied_at = now
@@ -215,3 +201,41 @@ class WorkloadApiSource:
         _log.warning("no identity from the Workload API at %s: %s", self._socket, why)
         if had:
             self._subscribers.notify()
+
+
+def read_x509_svid(answer: Any) -> tuple[tuple[bytes, ...], bytes, BundleSet]:
+    """Chain (leaf first, DER), private key (PEM) and bundles of an `X509SVIDResponse`, unverified.
+
+    The own trust domain's bundle comes with the SVID, whatever the federated ones say. A federated one that cannot be used
+    is left out, so that its trust domain is not trusted and nothing else suffers for it.
+
+    Raises:
+        InvalidSvidError, InvalidBundleError: there is no SVID, or what belongs to it cannot be read.
+    """
+    if not answer.svids:
+        raise InvalidSvidError("it has no SVID")
+    entry = answer.svids[0]
+    chain = chain_from_der(entry.x509_svid)
+    own = claimed_id(chain[0]).trust_domain
+    try:
+        key = load_der_private_key(entry.x509_svid_key, None)
+    except (ValueError, TypeError) as error:
+        raise InvalidSvidError("its private key is not PKCS#8 without password") from error
+    bundles = [_in_order(bundle_from_der(own, entry.bundle))]
+    for name in sorted(answer.federated_bundles)[:MAX_TRUST_DOMAINS]:
+        try:
+            spiffe_id = parse_spiffe_id(name, what="its ID")
+            if spiffe_id.path:
+                raise InvalidBundleError(f"a bundle is for a trust domain, not for {spiffe_id}")
+            bundle = bundle_from_der(spiffe_id.trust_domain, answer.federated_bundles[name])
+        except (InvalidIdError, InvalidBundleError) as error:
+            _log.warning("A federated bundle cannot be used, so nobody of its trust domain is trusted: %s", error)
+            continue
+        if bundle.trust_domain != own:
+            bundles.append(_in_order(bundle))
+    return chain, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), BundleSet(tuple(bundles))
+
+
+def _in_order(bundle: X509Bundle) -> X509Bundle:
+    """The same bundle whatever order it was sent in."""
+    return X509Bundle(bundle.trust_domain, tuple(sorted(bundle.authorities)))

@@ -112,6 +112,15 @@ def verify_x509_svid(
     )
 
 
+def claimed_id(leaf_der: bytes) -> SpiffeId:
+    """The SPIFFE ID that a leaf claims; nothing about it is verified.
+
+    Raises:
+        InvalidSvidError: it claims none, or more than one.
+    """
+    return _spiffe_id(_parse(leaf_der, "the leaf"))
+
+
 def chain_from_pem(pem: bytes) -> tuple[bytes, ...]:
     """The certificates of a PEM file as DER, in their order: leaf first. At least one, at most `MAX_CHAIN`.
 

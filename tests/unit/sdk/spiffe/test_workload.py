@@ -180,14 +180,52 @@ def test_a_stream_that_ends_is_opened_again_and_the_identity_stays(bench: Bench,
     assert bench.source.current().spiffe_id.path == "/b"
 
 
-def test_a_broken_update_is_survived(bench: Bench) -> None:
+def test_an_update_that_cannot_be_read_takes_the_identity_away_until_the_next_one(bench: Bench) -> None:
+    """INV-11: each message is the whole state."""
     broken = workload_pb2.X509SVID(x509_svid=b"x", x509_svid_key=b"y")
-    for response in (workload_pb2.X509SVIDResponse(), workload_pb2.X509SVIDResponse(svids=[broken])):
-        assert bench.script.opened.acquire(timeout=5)
-        bench.say(response)
-    assert bench.script.opened.acquire(timeout=5)
-    bench.say_and_wait(update(bench.authority.issue("a"), bench.authority))
-    assert bench.source.current().spiffe_id.path == "/a"
+    keyless = update(bench.authority.issue("a"), bench.authority)
+    keyless.svids[0].x509_svid_key = b"y"
+    bundleless = update(bench.authority.issue("a"), bench.authority)
+    bundleless.svids[0].bundle = b"y"
+    for response in (
+        workload_pb2.X509SVIDResponse(), workload_pb2.X509SVIDResponse(svids=[broken]), keyless, bundleless,
+    ):  # fmt: skip
+        bench.say_and_wait(update(bench.authority.issue("a"), bench.authority))
+        assert bench.source.current().spiffe_id.path == "/a"
+        bench.say_and_wait(response)
+        with pytest.raises(IdentityUnavailableError, match="its update cannot be used"):
+            bench.source.current()
+
+
+@pytest.mark.parametrize("broken", [b"junk", b"\x30\x03\x02\x01\x00"])
+def test_a_federated_bundle_that_cannot_be_used_costs_nobody_else_anything(bench: Bench, broken: bytes, caplog) -> None:
+    """INV-11: what a partner publishes must not keep our own SVID and bundle from being replaced."""
+    before = update(bench.authority.issue("a"), bench.authority, beta=TestAuthority("beta.org"))
+    bench.say_and_wait(before)
+    after = update(bench.authority.issue("b"), bench.authority, gamma=TestAuthority("gamma.org"))
+    after.federated_bundles["spiffe://beta.org"] = broken
+    after.federated_bundles["no ID"] = after.federated_bundles["spiffe://gamma.org/agent"] = b""
+    bench.say_and_wait(after)
+    snapshot = bench.source.current()
+    assert snapshot.spiffe_id.path == "/b"
+    assert [bundle.trust_domain for bundle in snapshot.bundles] == ["acme.org", "gamma.org"]
+    assert "so nobody of its trust domain is trusted" in caplog.text
+
+
+def test_an_empty_federated_bundle_means_that_nobody_of_it_is_trusted(bench: Bench) -> None:
+    said = update(bench.authority.issue("a"), bench.authority)
+    said.federated_bundles["spiffe://beta.org"] = b""
+    bench.say_and_wait(said)
+    beta = bench.source.current().bundles.get("beta.org")
+    assert beta is not None
+    assert beta.authorities == ()
+
+
+def test_no_federated_bundle_speaks_for_the_own_trust_domain(bench: Bench) -> None:
+    """INV-11: the own bundle comes with the own SVID."""
+    said = update(bench.authority.issue("a"), bench.authority, acme=TestAuthority("acme.org"))
+    bench.say_and_wait(said)
+    assert bench.source.current().bundles.bundles == (bench.authority.bundle(),)
 
 
 def test_without_a_socket_there_is_no_identity_and_the_text_says_where() -> None:
