@@ -28,6 +28,7 @@ GATEWAY_TOML = """
 [gateway]
 issuer = "spiffe://dev.stepgrant.test/gateway"
 listen = "127.0.0.1:0"
+listen_bearer = "127.0.0.1:0"
 policy = "policy"
 operators = ["spiffe://dev.stepgrant.test/operator/jo"]
 [identity]
@@ -89,6 +90,20 @@ def test_dev_run_sets_the_three_variables(dev):
     assert environment["STEPGRANT_GATEWAY_ID"] == "spiffe://dev.stepgrant.test/gateway"
     assert environment["SPIFFE_ENDPOINT_SOCKET"] == dev.state["sockets"]["agent/support"]
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_dev_run_with_jwt_says_where_tokens_are_taken_and_that_one_is_shown(dev):
+    opening = (
+        "import asyncio, stepgrant\n"
+        "async def main():\n"
+        "    async with stepgrant.connect() as client, client.task('Refund', {'order_id': 'ord_00000042',"
+        " 'customer': 'jo@x.org'}):\n"
+        "        print(client)\n"
+        "asyncio.run(main())\n"
+    )
+    done = dev.run("--jwt", "agent/support", sys.executable, "-c", opening)
+
+    assert f"at {dev.state['gateway_bearer']}" in done.stdout, done.stderr
 
 
 def test_dev_run_does_not_know_who_is_not_listed(dev):

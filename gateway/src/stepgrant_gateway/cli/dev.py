@@ -18,6 +18,7 @@ from stepgrant_gateway.core.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from stepgrant_gateway.config import Config
+    from stepgrant_gateway.core.settings import Address
     from stepgrant_gateway.identity.dev_settings import DevSettings
     from stepgrant_gateway.identity.dev_workload_api import DevWorkloadApi
 
@@ -63,12 +64,15 @@ def run(
     context: typer.Context,
     identity: Annotated[str, typer.Argument(help="Identity of dev.toml, such as agent/support.")],
     directory: Directory = DIRECTORY,
+    jwt: Annotated[
+        bool, typer.Option("--jwt", help="It shows the gateway a JWT-SVID in place of a certificate.")
+    ] = False,
 ) -> None:
     """Runs a command as that identity: `stepgrant dev run agent/support -- python agent.py`."""
     command = context.args
     if not command:
         raise typer.BadParameter("say what to run after --")
-    environment = {**os.environ, **variables(read_state(directory), identity)}
+    environment = {**os.environ, **variables(read_state(directory), identity, jwt=jwt)}
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606 - running the user's command is the purpose
     except FileNotFoundError as error:
@@ -97,12 +101,24 @@ def read_state(directory: Path) -> Mapping[str, Any]:
     return document
 
 
-def variables(state: Mapping[str, Any], identity: str) -> Mapping[str, str]:
-    """The environment of a program that runs as `identity`; gateway variables that are set already stay."""
+def variables(state: Mapping[str, Any], identity: str, *, jwt: bool = False) -> Mapping[str, str]:
+    """The environment of a program that runs as `identity`; gateway variables that are set already stay.
+
+    With `jwt` it shows the gateway of `stepgrant dev` a JWT-SVID, at that one's listener for bearer tokens.
+    """
     socket = state["sockets"].get(identity)
     if socket is None:
         raise NotFoundError(f"dev.toml lists no identity {identity!r}; it has {', '.join(sorted(state['sockets']))}")
     found = {"SPIFFE_ENDPOINT_SOCKET": socket}
+    if jwt:
+        if not state.get("gateway_bearer"):
+            raise NotFoundError("no gateway listens for bearer tokens: set gateway.listen_bearer in its gateway.toml")
+        return {
+            **found,
+            "STEPGRANT_GATEWAY": state["gateway_bearer"],
+            "STEPGRANT_GATEWAY_ID": state["gateway_id"],
+            "STEPGRANT_CREDENTIAL": "jwt",
+        }
     if state.get("gateway"):
         found |= {"STEPGRANT_GATEWAY": state["gateway"], "STEPGRANT_GATEWAY_ID": state["gateway_id"]}
     return found
@@ -150,10 +166,21 @@ async def _gateway(config: Config, trust_domain: str, api: DevWorkloadApi, stack
     issuer = config.gateway.issuer
     if issuer.trust_domain != trust_domain:
         raise ConfigError(f"gateway.issuer is {issuer}; with this dev.toml it lies in spiffe://{trust_domain}/")
-    source = WorkloadApiSource(api.socket_for(issuer.path.removeprefix("/")))
+    bearer = config.gateway.listen_bearer
+    source = WorkloadApiSource(api.socket_for(issuer.path.removeprefix("/")), jwt_authorities=bearer is not None)
     running = await stack.enter_async_context(Gateway.start(config, World(SystemClock(), system_entropy, source)))
-    host = "localhost" if config.gateway.listen.is_loopback else config.gateway.listen.host
-    return {"gateway": f"{host}:{running.port}", "gateway_id": str(issuer), "instance": running.instance_id}
+    state = {
+        "gateway": f"{_host(config.gateway.listen)}:{running.port}",
+        "gateway_id": str(issuer),
+        "instance": running.instance_id,
+    }
+    if bearer is not None:
+        state["gateway_bearer"] = f"{_host(bearer)}:{running.bearer_port}"
+    return state
+
+
+def _host(address: Address) -> str:
+    return "localhost" if address.is_loopback else address.host
 
 
 def _explain(state: Mapping[str, Any]) -> None:
@@ -162,6 +189,8 @@ def _explain(state: Mapping[str, Any]) -> None:
     print_line(f"Its bundle, for [federated] in another's dev.toml: {state['bundle']}")
     if state.get("gateway"):
         print_line(f"The gateway {state['gateway_id']} serves at {state['gateway']}.")
+    if state.get("gateway_bearer"):
+        print_line(f"It takes JWT-SVIDs at {state['gateway_bearer']}: stepgrant dev run --jwt.")
     print_line("Run a program as one of its identities:")
     default = state["directory"] == str(DIRECTORY.absolute())
     where = "" if default else f" --directory {state['directory']}"

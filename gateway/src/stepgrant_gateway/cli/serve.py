@@ -64,12 +64,15 @@ async def _serve(config: Config, *, as_json: bool, ahead_until: datetime | None)
     stop = until_signalled()
     async with Gateway.start(config, ahead_until=ahead_until) as gateway:
         suit_interpreter()
-        address = f"{config.gateway.listen.host}:{gateway.port}"
+        document = {"gateway": f"{config.gateway.listen.host}:{gateway.port}", "gateway_id": str(config.gateway.issuer)}
+        if config.gateway.listen_bearer is not None:
+            document["gateway_bearer"] = f"{config.gateway.listen_bearer.host}:{gateway.bearer_port}"
         if as_json:
-            document = {"ready": True, "gateway": address, "gateway_id": str(config.gateway.issuer)}
-            print_json({**document, "instance": gateway.instance_id})
+            print_json({"ready": True, **document, "instance": gateway.instance_id})
         else:
-            print_line(f"Serving {config.gateway.issuer} at {address}.")
+            print_line(f"Serving {config.gateway.issuer} at {document['gateway']}.")
+            if "gateway_bearer" in document:
+                print_line(f"Agents that show a token come in at {document['gateway_bearer']}.")
         await stop.wait()
 
 

@@ -1,6 +1,7 @@
 """Declares and renewals."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -45,6 +46,24 @@ async def test_another_value_than_the_tasks_is_no_permit_and_says_which() -> Non
         assert denial.code is DenialCode.NO_PERMIT
         assert denial.argument == "order_id"
         assert denial.decision_id
+
+
+async def test_inv_08_a_tool_of_a_certificates_holder_is_denied_to_who_shows_a_token() -> None:
+    async with heart() as built:
+        bearer = replace(built.peer(), method="jwt")
+        lease = await built.open(peer=bearer)
+        denial = await denied(built, lease, "orders.get", ORDER)
+        assert denial.code is DenialCode.CERTIFICATE_REQUIRED
+        assert "binding: key" in denial.next
+        outside = await denied(built, lease, "orders.get", {"order_id": "ord_00000043", "amount": 1})
+        assert outside.code is DenialCode.ARGUMENTS_INVALID
+
+
+async def test_inv_12_who_shows_a_token_learns_nothing_of_a_tool_that_is_out_of_reach() -> None:
+    async with heart() as built:
+        lease = await built.open(peer=replace(built.peer(), method="jwt"))
+        denial = await denied(built, lease, "orders.refund", {**ORDER, "amount": 40})
+        assert denial.code is DenialCode.NO_PERMIT
 
 
 @pytest.mark.parametrize("tool", ["orders.delete", "nothing.at_all"])

@@ -15,6 +15,9 @@ from spiffe._proto import workload_pb2, workload_pb2_grpc
 
 from stepgrant.errors import IdentityUnavailableError
 from stepgrant.spiffe.bundles import bundle_from_der
+from stepgrant.spiffe.ids import SpiffeId
+from stepgrant.spiffe.jwt import verify_jwt_svid
+from stepgrant.spiffe.jwt_workload import fetch_jwt_svid
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.identity.dev import DevIdentity, DevTrustDomain
@@ -159,3 +162,33 @@ async def test_after_the_workload_api_is_gone_the_svid_serves_until_it_expires(d
     with pytest.raises(IdentityUnavailableError, match="expired"):
         source.current()
     await asyncio.to_thread(source.close)
+
+
+async def test_jwt_svids_verify_by_the_jwt_authorities_that_are_streamed(directory: Path) -> None:
+    clock, api = build(directory)
+    audience = "spiffe://dev.stepgrant.test/gateway"
+    async with api:
+        socket = api.socket_for("agent/support")
+        source = WorkloadApiSource(api.socket_for("gateway"), now=clock.now, jwt_authorities=True)
+        bundles = (await asyncio.to_thread(source.current)).bundles
+        support = SpiffeId("dev.stepgrant.test", "/agent/support")
+        token = await asyncio.to_thread(fetch_jwt_svid, socket, support, audience)
+        svid = verify_jwt_svid(token, audience, bundles, clock.now())
+        assert (svid.spiffe_id, svid.not_after - clock.now()) == (support, timedelta(minutes=5))
+        with pytest.raises(IdentityUnavailableError, match="PERMISSION_DENIED"):
+            await asyncio.to_thread(fetch_jwt_svid, socket, SpiffeId("dev.stepgrant.test", "/gateway"), audience)
+        with pytest.raises(IdentityUnavailableError, match="INVALID_ARGUMENT"):
+            await asyncio.to_thread(fetch_jwt_svid, socket, support, "")
+        await asyncio.to_thread(source.close)
+
+
+async def test_jwt_svids_are_for_callers_with_the_security_header(directory: Path) -> None:
+    _, api = build(directory)
+    async with api, grpc.aio.insecure_channel(api.socket_for("agent/support")) as channel:
+        stub = workload_pb2_grpc.SpiffeWorkloadAPIStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stub.FetchJWTSVID(workload_pb2.JWTSVIDRequest(audience=["a"]), timeout=5)
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await stub.FetchJWTBundles(workload_pb2.JWTBundlesRequest(), timeout=5).read()
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
