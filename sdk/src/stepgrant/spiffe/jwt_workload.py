@@ -49,9 +49,9 @@ class JwtAuthorities:
     """The JWT authorities of all trust domains that the Workload API at `socket` knows of, kept fresh.
 
     One thread of its own keeps one stream open and opens it again whenever it ends. Each message is the whole state
-    (Workload API, section 6.2.2); a lost connection changes nothing, `PermissionDenied` takes all authorities away. A bundle
-    that cannot be used is left out, so that its trust domain is not trusted and no other suffers for it. `changed` is called
-    in that thread after each change.
+    (Workload API, section 6.2.2). A lost connection changes nothing, nor does `PermissionDenied`: when the identity goes, all
+    bundles go with it. One that cannot be used is left out, so that its trust domain is not trusted and no other suffers for
+    it. `changed` is called in that thread after each change.
     """
 
     def __init__(self, socket: str, changed: Callable[[], None], *, first_backoff: timedelta = FIRST_BACKOFF) -> None:
@@ -111,11 +111,8 @@ class JwtAuthorities:
                     brought = True
                     self._update(read_jwt_bundles(answer.bundles))
         except grpc.RpcError as error:
-            if self._closed.is_set():
-                return brought
-            _log.warning("The JWT authorities at %s are not told: %s", self._socket, said(error))
-            if error.code() is grpc.StatusCode.PERMISSION_DENIED:
-                self._update(())
+            if not self._closed.is_set():
+                _log.warning("The JWT authorities at %s are not told: %s", self._socket, said(error))
         finally:
             self._answered.set()
         return brought

@@ -117,18 +117,13 @@ def test_each_message_is_the_whole_state(bench: Bench) -> None:
     assert bench.kids() == {"acme.org": ["two"]}
 
 
-def test_a_lost_connection_changes_nothing_and_is_made_again(bench: Bench) -> None:
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED])
+def test_a_lost_connection_changes_nothing_and_is_made_again(bench: Bench, status: grpc.StatusCode) -> None:
     bench.say_and_wait(bundles(acme=jwks(OURS)))
-    bench.script.say(grpc.StatusCode.UNAVAILABLE)
+    bench.script.say(status)
     bench.script.say(END)
     bench.say_and_wait(bundles(acme=jwks(OURS, NEXT)))
     assert bench.kids() == {"acme.org": ["one", "two"]}
-
-
-def test_permission_denied_takes_all_authorities_away(bench: Bench) -> None:
-    bench.say_and_wait(bundles(acme=jwks(OURS)))
-    bench.say_and_wait(grpc.StatusCode.PERMISSION_DENIED)
-    assert bench.kids() == {}
 
 
 def test_a_bundle_that_cannot_be_used_is_left_out_and_takes_no_other_along(bench: Bench) -> None:
