@@ -16,7 +16,15 @@ from stepgrant.errors import DenialCode, Denied, GatewayUnavailableError
 from stepgrant.link import Address
 from stepgrant.outgoing.grpc import channel
 from stepgrant.spiffe.ids import parse_spiffe_id
-from stepgrant.v1 import agent_pb2_grpc, operator_pb2, operator_pb2_grpc, verifier_pb2, verifier_pb2_grpc
+from stepgrant.v1 import (
+    agent_pb2_grpc,
+    dispatch_pb2,
+    dispatch_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
 from stepgrant_gateway.identity import refreshing
 from tests.faults.waiting import eventually
 from tests.kit.ca import IssuedSvid, TestAuthority
@@ -27,6 +35,7 @@ from tests.kit.servers import GRPC_CALLS, ORDERS, REFUND, Order, call, orders_se
 
 PARAMETERS = {"order_id": "ord_00000042", "customer": "jo@example.org"}
 OUR_AGENT = "spiffe://dev.stepgrant.test/agent/support"
+DESK = "spiffe://dev.stepgrant.test/desk/tickets"
 OPERATOR = "spiffe://dev.stepgrant.test/operator/jo"
 
 
@@ -92,7 +101,7 @@ def forged(site: Partners, spiffe_id: str) -> IssuedSvid:
 
 async def test_id_01_our_id_signed_by_the_partners_authority_is_nobody_at_the_gateway(site: Partners) -> None:
     """INV-11: TLS lets it through; it is refused before anything is done, with the reason on record."""
-    for whose, method in ((OUR_AGENT, _open), (ORDERS, _watch), (OPERATOR, _list)):
+    for whose, method in ((OUR_AGENT, _open), (DESK, _assign), (ORDERS, _watch), (OPERATOR, _list)):
         opened = await site.showing(forged(site, whose), f"localhost:{site.gateway.port}", site.source.current())
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await method(opened)
@@ -154,6 +163,10 @@ async def test_a_partners_stream_ends_when_its_authority_leaves_the_bundle_and_o
             with pytest.raises(GatewayUnavailableError):
                 async with site.client(of=site.partner).task("Refund", PARAMETERS):
                     pytest.fail("nothing vouches for it any more")
+
+
+async def _assign(opened: grpc.aio.Channel) -> None:
+    await dispatch_pb2_grpc.DispatcherStub(opened).Assign(dispatch_pb2.AssignRequest())
 
 
 async def _open(opened: grpc.aio.Channel) -> None:

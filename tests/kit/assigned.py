@@ -43,13 +43,24 @@ permit (
 """
 CASES = """
 - name: the ticket system assigns a refund
-  task: &refund
-    type: Refund
-    workload: "spiffe://dev.stepgrant.test/agent/support"
-    parameters: {order_id: ord_00000042, customer: jo@x.org}
+  task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", parameters: {order_id: ord_00000042, customer: jo@x.org}}
   given: {dispatcher: "spiffe://dev.stepgrant.test/desk/tickets"}
   assign: true
   expect: {decision: granted, policies: [desk-assigns-refunds]}
+- name: nobody else does
+  task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", parameters: {order_id: ord_00000042, customer: jo@x.org}}
+  given: {dispatcher: "spiffe://dev.stepgrant.test/agent/support"}
+  assign: true
+  expect: {decision: denied, code: no_permit}
+- name: and only what it assigned is opened
+  task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", parameters: {order_id: ord_00000042, customer: jo@x.org}}
+  given: {vouched_by: assignment, dispatcher: "spiffe://dev.stepgrant.test/desk/tickets"}
+  open: true
+  expect: {decision: granted, policies: [support-opens-assigned-refunds]}
+- name: never what the agent made up
+  task: {type: Refund, workload: "spiffe://dev.stepgrant.test/agent/support", parameters: {order_id: ord_00000042, customer: jo@x.org}}
+  open: true
+  expect: {decision: denied, code: no_permit, policies: [support-opens-assigned-refunds]}
 """
 
 
@@ -61,6 +72,8 @@ def write_assigned(into: Path) -> Path:
     text = catalog.read_text().replace("\ntasks:", '\ndispatchers: ["spiffe://dev.stepgrant.test/desk"]\n\ntasks:', 1)
     catalog.write_text(text)
     (directory / "opening.cedar").write_text(OPENING)
+    (directory / "tests").mkdir()
+    (directory / "tests" / "assigned.yaml").write_text(CASES)
     return directory
 
 

@@ -34,6 +34,7 @@ IDENTITIES = (
     DevIdentity("gateway", ("localhost",)),
     DevIdentity("agent/support"),
     DevIdentity("agent/other"),
+    DevIdentity("desk/tickets"),
     DevIdentity("resource/orders", ("localhost",)),
     DevIdentity("resource/mail", ("localhost",)),
     DevIdentity("operator/jo"),

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stepgrant.answers import Grant
+    from stepgrant.assignment import Assignment
     from stepgrant.calls import GrpcCalls, HttpCalls, HttpRoute
     from stepgrant.client import Client, connect
+    from stepgrant.defaults import assign, withdraw
     from stepgrant.errors import (
         ArgumentsInvalidError,
         Denial,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArgumentsInvalidError",
+    "Assignment",
     "Client",
     "Denial",
     "DenialCode",
@@ -55,14 +58,17 @@ __all__ = [
     "StepgrantError",
     "Task",
     "TaskClosedError",
+    "assign",
     "channel",
     "connect",
     "task",
     "tool",
+    "withdraw",
 ]
 
 _ERRORS: Final = frozenset({"Denial", "DenialCode", "Denied", "Revoked"})
 _HOMES: Final = {
+    "Assignment": "assignment",
     "Client": "client",
     "Grant": "answers",
     "GrpcCalls": "calls",
@@ -71,10 +77,12 @@ _HOMES: Final = {
     "HttpRoute": "calls",
     "Step": "step",
     "Task": "tasks",
+    "assign": "defaults",
     "channel": "outgoing.grpc",
     "connect": "client",
     "task": "guard",
     "tool": "guard",
+    "withdraw": "defaults",
 }
 _MODULES: Final = frozenset({"blocking", "testing"})
 

@@ -41,8 +41,12 @@ def open_message(
     signature: bytes,
     resume_token: bytes = b"",
     subject_token: str = "",
+    ticket: bytes = b"",
 ) -> agent_pb2.Open:
-    """The first message of the agent: asks to open the task, or with a resume token to take it up again."""
+    """The first message of the agent: asks to open the task, or with a resume token to take it up again.
+
+    `ticket`: of the assignment that it is opened with; a task that is taken up again needs none.
+    """
     return agent_pb2.Open(
         revision=PROTOCOL_REVISION,
         task_type=task_type,
@@ -52,6 +56,7 @@ def open_message(
         signature=signature,
         resume_token=resume_token,
         subject_token=subject_token,
+        assignment=b"" if resume_token else ticket,
     )
 
 

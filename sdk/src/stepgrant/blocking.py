@@ -12,12 +12,13 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Self
 
 from stepgrant import client as asynchronous
 from stepgrant import guard
+from stepgrant.assignment import Assignment
 from stepgrant.defaults import current_client
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import Step
@@ -84,16 +85,34 @@ class Client:
     @contextmanager
     def task(
         self,
-        task_type: str,
+        what: str | Assignment,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
         subject_token: str | None = None,
     ) -> Iterator[Task]:
         """An open task for as long as the block runs; as `stepgrant.Client.task`."""
-        opening = self._inner.opened(task_type, parameters, purpose=purpose, subject_token=subject_token)
+        opening = self._inner.opened(what, parameters, purpose=purpose, subject_token=subject_token)
         with _opened(self._loop, opening) as inner:
             yield Task(inner)
+
+    def assign(
+        self,
+        task_type: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        to: str,
+        until: datetime,
+        purpose: str = "",
+        ticket: bytes | None = None,
+    ) -> Assignment:
+        """A task for another workload to open; as `stepgrant.Client.assign`."""
+        assigning = self._inner.assign(task_type, parameters, to=to, until=until, purpose=purpose, ticket=ticket)
+        return wait_for(self._loop, assigning)
+
+    def withdraw(self, assignment: Assignment | str) -> str:
+        """Takes back an assignment of this workload; as `stepgrant.Client.withdraw`."""
+        return wait_for(self._loop, self._inner.withdraw(assignment))
 
     def close(self) -> None:
         """Closes the connections, and with them tasks that are still open."""
@@ -108,7 +127,7 @@ def connect(
 
 
 @contextmanager
-def task(task_type: str, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
+def task(what: str | Assignment, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
     """An open task that the tools called inside work for; as `stepgrant.task`.
 
     In a thread of asynchronous code that entered a client, it is that client's, and served by its loop.
@@ -116,7 +135,7 @@ def task(task_type: str, /, *, subject_token: str | None = None, **parameters: o
     ambient = asynchronous.CURRENT_CLIENT.get()
     loop = (None if ambient is None else ambient.loop) or _loop(os.getpid())
     client = wait_for(loop, current_client())
-    with _opened(loop, client.opened(task_type, parameters, subject_token=subject_token)) as inner:
+    with _opened(loop, client.opened(what, parameters, subject_token=subject_token)) as inner:
         yield Task(inner)
 
 

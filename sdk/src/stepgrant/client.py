@@ -9,16 +9,19 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
+from stepgrant import dispatching
 from stepgrant.answers import Challenge
+from stepgrant.assignment import TICKET_BYTES, Assignment
 from stepgrant.clock import Clock, LoopClock
+from stepgrant.dispatching import Order
 from stepgrant.dpop import InstanceKey, open_message
 from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError, TaskClosedError
 from stepgrant.holding import Hold, Holder
-from stepgrant.ids import parse_name
-from stepgrant.intent import MAX_PARAMETERS_BYTES
+from stepgrant.intent import MAX_PARAMETERS_BYTES, parse_object
 from stepgrant.lease import open_lease
 from stepgrant.link import Address, Links
 from stepgrant.patience import Patience
@@ -26,8 +29,7 @@ from stepgrant.session import Ends, GetToken, Opening, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import leave
-from stepgrant.subject import MAX_SUBJECT_TOKEN
-from stepgrant.tasks import MAX_PURPOSE, Task, json_object, working_for
+from stepgrant.tasks import Task, opening_of, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
@@ -96,7 +98,7 @@ class Client:
     @asynccontextmanager
     async def task(
         self,
-        task_type: str,
+        what: str | Assignment,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
@@ -104,6 +106,7 @@ class Client:
     ) -> AsyncIterator[Task]:
         """An open task for as long as the block runs; tools called inside work for it. An exception closes it as failed.
 
+        `what` is a task type, or an assignment, which says parameters and purpose as well and opens one task.
         `subject_token`: the OIDC token of the user on whose behalf it runs. The task ends with that token at the latest.
 
         Raises:
@@ -111,32 +114,77 @@ class Client:
             GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
         """
-        async with self.opened(task_type, parameters, purpose=purpose, subject_token=subject_token) as task:
+        async with self.opened(what, parameters, purpose=purpose, subject_token=subject_token) as task:
             with working_for(task):
                 yield task
 
     @asynccontextmanager
     async def opened(
         self,
-        task_type: str,
+        what: str | Assignment,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
         subject_token: str | None = None,
     ) -> AsyncIterator[Task]:
         """As `task`, but nothing that is called inside works for it unless it is told to."""
-        opening = self._opening(task_type, parameters or {}, purpose, subject_token)
+        opening = opening_of(what, parameters or {}, purpose, subject_token)
         clock = self._clock or LoopClock()
         links = self._own_links(clock)
         lease = await open_lease(functools.partial(self._open, links, opening), clock)
         unwatch = links.watch(lease.look_for_identity)
         failed = True
         try:
-            yield Task(lease, task_type=task_type, clock=clock)
+            yield Task(lease, task_type=opening.task_type, clock=clock)
             failed = False
         finally:
             unwatch()
             await lease.close(failed=failed)
+
+    async def assign(
+        self,
+        task_type: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        to: str,
+        until: datetime,
+        purpose: str = "",
+        ticket: bytes | None = None,
+    ) -> Assignment:
+        """A task for the workload `to` (a SPIFFE ID) to open until then, once; to be handed to it, as it is or as its `slip()`.
+
+        Who asks again with the same `ticket` (32 random bytes, by default new ones) and the same words, the time included,
+        gets the same assignment: a dispatcher that may crash keeps them with the work that it hands out.
+
+        Raises:
+            Denied: the gateway does not let this workload assign this task.
+            GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
+            ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
+            MisuseError: the ticket stands for other words.
+        """
+        if until.tzinfo is None:
+            raise MisuseError(
+                "`until` has no time zone: give an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
+            )
+        opening = opening_of(task_type, parameters or {}, purpose, None)
+        order = Order(ticket or os.urandom(TICKET_BYTES), to, task_type, opening.parameters_json, purpose, until)
+        answer = await dispatching.assign(self._own_links(self._clock or LoopClock()), order)
+        if isinstance(answer, Denial):
+            raise Denied(answer, what=f"assigning {task_type}")
+        words = parse_object(order.parameters_json, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
+        return Assignment(answer, task_type, words, purpose, order.ticket)
+
+    async def withdraw(self, assignment: Assignment | str) -> str:
+        """Takes back an assignment of this workload, or the one of that id: it opens nothing any more, and its task ends.
+
+        The id of the task that ended, empty if none was open.
+
+        Raises:
+            MisuseError: this workload has made no such assignment, or it is over.
+            GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
+        """
+        of = assignment.id if isinstance(assignment, Assignment) else assignment
+        return await dispatching.withdraw(self._own_links(self._clock or LoopClock()), of)
 
     @property
     def identity(self) -> IdentitySource:
@@ -198,23 +246,6 @@ class Client:
         if self._links is None:
             self._links = Links(self._address, self._gateway_id, self._identity, clock.now)
         return self._links
-
-    def _opening(
-        self, task_type: str, parameters: Mapping[str, object], purpose: str, subject_token: str | None
-    ) -> Opening:
-        try:
-            parse_name(task_type, "the task type")
-        except InvalidIdError as error:
-            raise MisuseError(str(error)) from error
-        if len(purpose) > MAX_PURPOSE:
-            raise MisuseError(f"the purpose of {task_type} takes more than {MAX_PURPOSE} characters: shorten it")
-        if subject_token is not None and not 0 < len(subject_token) <= MAX_SUBJECT_TOKEN:
-            raise MisuseError(
-                f"the subject token of {task_type} is empty or takes more than {MAX_SUBJECT_TOKEN} characters: give the OIDC"
-                " token itself, or leave it out"
-            )
-        text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
-        return Opening(task_type, text, purpose, subject_token or "")
 
 
 def connect(

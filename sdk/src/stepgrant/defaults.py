@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
+from stepgrant.assignment import Assignment
 from stepgrant.client import CURRENT_CLIENT, Client, connect
 
 
@@ -28,6 +30,26 @@ async def current_client() -> Client:
         lifetimes[loop] = (client, lifetime)
         await anext(lifetime)
     return lifetimes[loop][0]
+
+
+async def assign(
+    task_type: str,
+    parameters: Mapping[str, object] | None = None,
+    *,
+    to: str,
+    until: datetime,
+    purpose: str = "",
+    ticket: bytes | None = None,
+) -> Assignment:
+    """A task for the workload `to` to open until then, once; by the client that `task` would use. See `Client.assign`."""
+    client = await current_client()
+    return await client.assign(task_type, parameters, to=to, until=until, purpose=purpose, ticket=ticket)
+
+
+async def withdraw(assignment: Assignment | str) -> str:
+    """Takes back an assignment, and ends the task that was opened with it. See `Client.withdraw`."""
+    client = await current_client()
+    return await client.withdraw(assignment)
 
 
 async def _lifetime(client: Client) -> AsyncGenerator[None, None]:

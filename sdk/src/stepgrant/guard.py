@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
+from stepgrant.assignment import Assignment
 from stepgrant.defaults import current_client
 from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
 from stepgrant.ids import parse_tool
@@ -22,9 +23,11 @@ _R = TypeVar("_R")
 
 @asynccontextmanager
 async def task(
-    task_type: str, /, *, subject_token: str | None = None, **parameters: object
+    what: str | Assignment, /, *, subject_token: str | None = None, **parameters: object
 ) -> AsyncIterator[Task]:  # fmt: skip
     """An open task that the tools called inside work for, on behalf of the user whom `subject_token` (OIDC) is about.
+
+    `what` is a task type, or an assignment (`stepgrant.Assignment.read`), which says the parameters and opens one task.
 
     The client is the innermost that was entered with `async with stepgrant.connect(...)`; without one, the process has one
     of its own, made from STEPGRANT_GATEWAY, STEPGRANT_GATEWAY_ID and SPIFFE_ENDPOINT_SOCKET and closed with the loop.
@@ -35,7 +38,7 @@ async def task(
         ArgumentsInvalidError: strict JSON cannot carry the parameters.
     """
     client = await current_client()
-    async with client.task(task_type, parameters, subject_token=subject_token) as opened:
+    async with client.task(what, parameters, subject_token=subject_token) as opened:
         yield opened
 
 

@@ -30,12 +30,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a task is opened with. `parameters_json` is canonical JSON (RFC 8785)."""
+    """What a task is opened with. `parameters_json` is canonical JSON (RFC 8785); `ticket` is of its assignment."""
 
     task_type: str
     parameters_json: str = field(repr=False)
     purpose: str
     subject_token: str = field(default="", repr=False)
+    ticket: bytes = field(default=b"", repr=False)
 
 
 SignOpen: TypeAlias = Callable[[Challenge], tuple[bytes, bytes]]
@@ -150,6 +151,7 @@ class Session:
             signature=signature,
             resume_token=resume_token,
             subject_token=opening.subject_token,
+            ticket=opening.ticket,
         )
         answer: Opened | Denial = await self.ask("open", message, "", (Opened, Denial))
         return answer

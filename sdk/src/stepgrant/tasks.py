@@ -10,18 +10,19 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.answers import Limits, Opened, ToolOffer
+from stepgrant.assignment import MAX_PURPOSE, Assignment
 from stepgrant.clock import Clock
 from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
 from stepgrant.holding import Holder, StepIntent
-from stepgrant.ids import parse_tool, ulid
-from stepgrant.intent import MAX_ARGUMENTS_BYTES, canonical, from_python
+from stepgrant.ids import parse_name, parse_tool, ulid
+from stepgrant.intent import MAX_ARGUMENTS_BYTES, MAX_PARAMETERS_BYTES, canonical, from_python
 from stepgrant.lease import Lease
+from stepgrant.session import Opening
 from stepgrant.step import CURRENT_STEP, Step, leave
+from stepgrant.subject import MAX_SUBJECT_TOKEN
 
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
-MAX_PURPOSE: Final = 1024
-"""Characters of a purpose."""
 ULID_ENTROPY: Final = 10
 
 
@@ -140,6 +141,36 @@ def working_for(task: Task) -> Iterator[None]:
     finally:
         leave(CURRENT_STEP, outer)
         leave(CURRENT_TASK, current)
+
+
+def opening_of(
+    what: str | Assignment, parameters: Mapping[str, object], purpose: str, subject_token: str | None
+) -> Opening:
+    """What a task is opened with: a task type and its words, or an assignment, which says them.
+
+    Raises:
+        MisuseError: words beside an assignment, no name of a type, or a purpose or token beyond its bound.
+        ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
+    """
+    if isinstance(what, Assignment):
+        if parameters or purpose:
+            raise MisuseError("an assignment says parameters and purpose itself: leave them out")
+        task_type, ticket, parameters, purpose = what.task_type, what.ticket, what.parameters, what.purpose
+    else:
+        task_type, ticket = what, b""
+    try:
+        parse_name(task_type, "the task type")
+    except InvalidIdError as error:
+        raise MisuseError(str(error)) from error
+    if len(purpose) > MAX_PURPOSE:
+        raise MisuseError(f"the purpose of {task_type} takes more than {MAX_PURPOSE} characters: shorten it")
+    if subject_token is not None and not 0 < len(subject_token) <= MAX_SUBJECT_TOKEN:
+        raise MisuseError(
+            f"the subject token of {task_type} is empty or takes more than {MAX_SUBJECT_TOKEN} characters: give the OIDC"
+            " token itself, or leave it out"
+        )
+    text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
+    return Opening(task_type, text, purpose, subject_token or "", ticket)
 
 
 def json_object(members: Mapping[str, object], most: int, what: str) -> str:

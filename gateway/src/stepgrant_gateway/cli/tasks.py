@@ -35,6 +35,8 @@ def _print_tasks(*, as_json: bool) -> None:
                 "task_type": item.task_type,
                 "workload": item.workload,
                 "subject": item.subject or None,
+                "vouched_by": item.vouched_by,
+                "dispatcher": item.dispatcher or None,
                 "opened_at": iso_time(item.opened_unix_ms),
                 "expires_at": iso_time(item.expires_unix_ms),
                 "live_steps": item.live_steps,
@@ -50,13 +52,16 @@ def _print_tasks(*, as_json: bool) -> None:
             item.task_id,
             item.task_type,
             item.workload,
+            item.dispatcher or item.vouched_by,
             f"{clock_time(item.opened_unix_ms)}-{clock_time(item.expires_unix_ms)}",
             f"{item.live_steps}/{item.steps}",
             " ".join(item.labels) or "-",
         )
         for item in found
     ]
-    print_table(("TASK", "TYPE", "WORKLOAD", "OPEN (UTC)", "LIVE", "LABELS"), rows, empty="No tasks are open.")
+    print_table(
+        ("TASK", "TYPE", "WORKLOAD", "VOUCHED BY", "OPEN (UTC)", "LIVE", "LABELS"), rows, empty="No tasks are open."
+    )
 
 
 def _print_steps(task: str, *, as_json: bool) -> None:

@@ -1,0 +1,119 @@
+"""The dispatcher's calls: tasks are assigned, and assignments taken back. What is asked again comes to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import grpc
+
+from stepgrant._status import error_of
+from stepgrant._wire import read_denied
+from stepgrant._wire_strict import refuse_unknown
+from stepgrant.errors import Denial, GatewayUnavailableError, InvalidIdError, MisuseError, ProtocolError
+from stepgrant.ids import parse_ulid
+from stepgrant.patience import Patience
+from stepgrant.session import ANSWER_TIMEOUT
+from stepgrant.v1 import dispatch_pb2
+from stepgrant.v1.dispatch_pb2_grpc import DispatcherStub
+
+if TYPE_CHECKING:
+    from stepgrant.link import Links
+
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_STATES: Final = frozenset({"open", "taken", "withdrawn"})
+_MISUSES: Final = {
+    grpc.StatusCode.ALREADY_EXISTS: "the ticket stands for another assignment: leave it out, or ask with the same words",
+    grpc.StatusCode.NOT_FOUND: "this workload has made no assignment of that id, or it is over",
+}
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be assigned to whom. `parameters_json` is canonical JSON (RFC 8785); `until` is aware."""
+
+    ticket: bytes = field(repr=False)
+    workload: str
+    task_type: str
+    parameters_json: str = field(repr=False)
+    purpose: str
+    until: datetime
+
+
+async def assign(links: Links, order: Order) -> str | Denial:
+    """The id of the assignment, durable, or why there is none.
+
+    Raises:
+        MisuseError: the ticket stands for other words.
+        GatewayUnavailableError, IdentityUnavailableError: the gateway could not be asked.
+    """
+    request = dispatch_pb2.AssignRequest(
+        ticket=order.ticket,
+        workload=order.workload,
+        task_type=order.task_type,
+        parameters_json=order.parameters_json,
+        purpose=order.purpose,
+        until_unix_ms=(order.until - _EPOCH) // timedelta(milliseconds=1),
+    )
+    patience = Patience()
+    while True:
+        response = await _ask(
+            links, patience, lambda stub: stub.Assign(request, timeout=ANSWER_TIMEOUT.total_seconds())
+        )
+        refuse_unknown(response)
+        match response.WhichOneof("answer"):
+            case "assigned":
+                if response.assigned.state not in _STATES:
+                    raise ProtocolError(
+                        "the gateway's assignment is in an unknown state; use the same release on both sides"
+                    )
+                return _id(response.assigned.assignment_id, "assignment_id")
+            case _:
+                denial = read_denied(response.denied)
+                if not await patience.waits(denial):
+                    return denial
+
+
+async def withdraw(links: Links, assignment_id: str) -> str:
+    """The assignment opens nothing any more; the id of the task that ended with it, empty if none was open.
+
+    Raises:
+        MisuseError: this workload has made no such assignment, or it is over.
+        GatewayUnavailableError, IdentityUnavailableError: the gateway could not be asked.
+    """
+    request = dispatch_pb2.WithdrawRequest(assignment_id=assignment_id)
+    response = await _ask(
+        links, Patience(), lambda stub: stub.Withdraw(request, timeout=ANSWER_TIMEOUT.total_seconds())
+    )
+    refuse_unknown(response)
+    return _id(response.ended_task_id, "ended_task_id") if response.ended_task_id else ""
+
+
+async def _ask(links: Links, patience: Patience, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
+    while True:
+        link, fresh = await links.acquire()
+        try:
+            return await ask(DispatcherStub(link.channel))
+        except grpc.aio.AioRpcError as error:
+            misuse = _MISUSES.get(error.code())
+            if misuse is not None:
+                raise MisuseError(misuse) from error
+            failure = error_of(error.code(), error.details(), error.trailing_metadata() or ())
+            if not isinstance(failure, GatewayUnavailableError):
+                raise failure from error
+            if failure.retry_after is None and not fresh:
+                links.drop(link)  # The pin may be that of an earlier certificate of the gateway: probe again.
+            elif not await patience.waits(failure):
+                raise failure from error
+        finally:
+            links.release(link)
+
+
+def _id(text: str, what: str) -> str:
+    try:
+        return parse_ulid(text, what)
+    except InvalidIdError as error:
+        raise ProtocolError(f"in the gateway's answer {error}") from error
