@@ -5,7 +5,7 @@ LOCKED := .venv/.locked
 
 CRASHES ?= 500
 
-.PHONY: help setup demo test test-slow crash lint guards proto proto-check lock agentdojo bench soak clean
+.PHONY: help setup demo test test-slow spire test-spire crash lint guards proto proto-check lock agentdojo bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,7 +26,13 @@ test: setup ## unit, contract, property and integration tests
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-slow: setup ## tests that install packages or start whole programs
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "slow and not spire"
+
+spire: ## SPIRE's server and agent, from source, for test-spire; once, and kept for all clones
+	@tools/spire/build
+
+test-spire: setup spire ## the product against real SPIRE
+	@$(BIN)/python -m pytest -m spire
 
 crash: setup ## kills the gateway with SIGKILL at CRASHES seeded points under load (500), on one ledger
 	@STEPGRANT_CRASH_POINTS=$(CRASHES) $(BIN)/python -m pytest tests/faults/test_crash.py

@@ -40,7 +40,7 @@ Order = _message()
 ORDER = Order(order_id="ord_00000042")
 
 
-async def _handle(request: Any, context: grpc.aio.ServicerContext) -> Any:
+async def handle(request: Any, context: grpc.aio.ServicerContext) -> Any:
     call = current_call()
     assert call.arguments["order_id"] == request.order_id
     return Order(order_id=f"{call.tool} {request.order_id}")
@@ -62,7 +62,7 @@ async def orders_server(running: Running) -> AsyncIterator[tuple[str, Verifier]]
     """Address and verifier of the orders' server."""
     async with verifying(running, "resource/orders", ORDERS) as verifier:
         server = grpc.aio.server(interceptors=[GrantInterceptor(verifier, GRPC_CALLS)])
-        handler = grpc.unary_unary_rpc_method_handler(_handle, Order.FromString, Order.SerializeToString)
+        handler = grpc.unary_unary_rpc_method_handler(handle, Order.FromString, Order.SerializeToString)
         handlers = {"Get": handler, "Refund": handler, "Unlisted": handler}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("orders.Orders", handlers),))
         port = server.add_secure_port("localhost:0", server_credentials(running.identity("resource/orders")))

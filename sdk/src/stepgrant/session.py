@@ -224,7 +224,9 @@ class Session:
         if isinstance(answer, Closed):
             self.closed_as = answer.code
             self._finish(
-                TaskClosedError(f"the gateway closed the task ({answer.code}): {answer.reason} Open a new one.")
+                TaskClosedError(
+                    f"the gateway closed the task ({answer.code}): {answer.reason.rstrip('.')}. Open a new one."
+                )
             )
         elif isinstance(answer, Ended):
             self._ends.say(answer)

@@ -12,6 +12,7 @@ from stepgrant_gateway.config import SECTIONS
 from stepgrant_gateway.core.settings import Section
 from stepgrant_gateway.storage.files import OWNER_ONLY
 from stepgrant_gateway.web.metrics import COUNTERS, TIMINGS, Level, Metrics
+from tests.integration.spire.site import COMMANDS, ENTRIES, GATEWAY, OPERATOR, ORDERS, SUPPORT
 from tests.kit.pages import ROOT, page
 
 PAGE = page("operations.md")
@@ -78,6 +79,17 @@ def test_every_file_beside_a_ledger_has_a_row_with_its_mode() -> None:
         name = "-before`" if ending.endswith("-before") else f"`ledger.db{ending}`"
         row = next((line for line in PAGE.splitlines() if line.startswith("| `ledger.db") and name in line), "")
         assert f"{OWNER_ONLY:04o}" in row, ending
+
+
+def test_every_party_has_its_entry_in_spire_and_servers_have_a_dns_name() -> None:
+    """They are typed in as they stand by tests/integration/spire, and it uses every other command of SPIRE on the page."""
+    assert set(ENTRIES) == {GATEWAY, ORDERS, SUPPORT, OPERATOR}
+    assert {party for party, line in ENTRIES.items() if "-dns " in line} == {GATEWAY, ORDERS}
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "integration" / "spire").glob("*.py")
+    )
+    others = {re.split(r" -", line)[0].removeprefix("spire-server ") for line in COMMANDS} - {"entry create"}
+    assert {command for command in others if not re.search(rf'(?:type_in|written)\("{command}"', tests)} == set()
 
 
 def alarms() -> list[list[str]]:

@@ -103,10 +103,11 @@ async def test_inv_11_a_challenge_of_another_gateway_is_not_answered(gateway):
             )
 
 
-async def test_a_closed_task_takes_no_more_steps_and_says_why(gateway):
+@pytest.mark.parametrize("reason", ["The task has reached its max_age.", "the task has reached its max_age"])
+async def test_a_closed_task_takes_no_more_steps_and_says_why_in_whole_sentences(gateway, reason):
     async with gateway.client() as client, client.task("Refund") as task:
-        await gateway.close_tasks("task_expired", "The task has reached its max_age.")
-        with pytest.raises(TaskClosedError, match=r"task_expired.*max_age"):
+        await gateway.close_tasks("task_expired", reason)
+        with pytest.raises(TaskClosedError, match=r"task_expired.*max_age\. Open a new one\.$"):
             while True:
                 await _enter(task.step("orders.get"))
 

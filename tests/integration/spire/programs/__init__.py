@@ -1,0 +1,1 @@
+"""What runs as a workload: programs that say JSON lines."""

@@ -1,0 +1,128 @@
+"""Two SPIRE servers that federate: what comes through their bundle endpoints, and what a partner's authority is worth."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from stepgrant.v1 import agent_pb2_grpc
+from tests.integration.spire.daemons import SpireAgent, SpireServer, free_port, real_spire
+from tests.integration.spire.outside import channel_showing
+from tests.integration.spire.site import SUPPORT, TRUST_DOMAIN, Site, bare_site, distinct, goes_on, written
+from tests.kit.ca import IssuedSvid, TestAuthority
+from tests.kit.partners import PARTNER, PERMIT
+
+pytestmark = list(real_spire)
+
+THEIRS = f"spiffe://{PARTNER}/agent/support"
+ENDPOINT = (
+    """federation {{ bundle_endpoint {{ address = "127.0.0.1", port = {port}, profile "https_spiffe" {{}} }} }}"""
+)
+
+
+@asynccontextmanager
+async def federated() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
+    """Our site, the partner's server, and the partner's node; each knows the other's bundle, and where to look for the next."""
+    ports = free_port(), free_port()
+    async with bare_site(svid_ttl=600, federation=ENDPOINT.format(port=ports[0])) as site:
+        partner = SpireServer(site.folder / "p", PARTNER, site.stack, 600, ENDPOINT.format(port=ports[1]))
+        await partner.begin()
+        await introduce(site.server, partner, ports[1])
+        await introduce(partner, site.server, ports[0])
+        await site.register(federates_with=f" -federatesWith spiffe://{PARTNER}")
+        node = await partner.node("c")
+        selector = f"unix:path:{site.python(THEIRS)}"
+        await partner.tell(
+            "entry", "create", "-spiffeID", THEIRS, "-parentID", node.node, "-selector", selector,
+            "-federatesWith", f"spiffe://{TRUST_DOMAIN}",
+        )  # fmt: skip
+        policy = site.folder / "policy"
+        catalog, ours = policy / "catalog.yaml", f'workloads: ["spiffe://{TRUST_DOMAIN}/agent"'
+        catalog.write_text(catalog.read_text().replace(ours, f'{ours}, "spiffe://{PARTNER}/agent"'))
+        (policy / "partner.cedar").write_text(PERMIT)
+        yield site, partner, node
+
+
+async def introduce(server: SpireServer, other: SpireServer, port: int) -> None:
+    """By the page's command, which is written for this partner."""
+    bundle = server.folder / "theirs.json"
+    bundle.write_text(await other.tell("bundle", "show", "-format", "spiffe"))
+    line = written("federation create").replace(PARTNER, other.trust_domain)
+    await server.type_in(line, {"URL": f"https://127.0.0.1:{port}", "BUNDLE": str(bundle)})
+
+
+async def test_a_partners_workload_gets_what_policy_gives_it_and_its_lock_is_not_ours() -> None:
+    async with federated() as (site, _, node):
+        await site.serve()
+        address, _ = await site.orders()
+        theirs, ours = await site.working(address, THEIRS, node=node), await site.working(address)
+        await goes_on(theirs)
+        await goes_on(ours)
+        assert {task["workload"] for task in (await site.operate("tasks"))["tasks"]} == {SUPPORT, THEIRS}
+        await site.operate("lock", "--workload", THEIRS, "--reason", "INC-43")
+        assert await theirs.line("stopped") == "locked"
+        await goes_on(ours)
+
+
+async def test_a_partners_new_authority_comes_through_its_bundle_endpoint_and_costs_no_step() -> None:
+    async with federated() as (site, partner, node):
+        await site.serve()
+        address, orders = await site.orders()
+        agent = await site.working(address, THEIRS, node=node)
+        await goes_on(agent)
+        retiring = (await partner.ask("localauthority", "x509", "show"))["active"]["authority_id"]
+        coming = (await partner.ask("localauthority", "x509", "prepare"))["prepared_authority"]["authority_id"]
+        await site.server.tell("federation", "refresh", "-id", f"spiffe://{PARTNER}")
+        await orders.until(lambda said: any(one.get("authorities", {}).get(PARTNER) == 2 for one in said))
+        await partner.tell("localauthority", "x509", "activate", "-authorityID", coming)
+        await partner.tell("localauthority", "x509", "taint", "-authorityID", retiring)
+        await agent.until(lambda said: len(distinct(said, "step")) == 2)
+
+        await partner.tell("localauthority", "x509", "revoke", "-authorityID", retiring)
+        await site.server.tell("federation", "refresh", "-id", f"spiffe://{PARTNER}")
+        await orders.until(lambda said: said[-1].get("authorities", {}).get(PARTNER) == 1)
+        await goes_on(agent)
+
+
+async def test_id_01_our_id_signed_by_the_partners_real_authority_is_nobody_at_our_gateway() -> None:
+    """SPIRE would not sign it; whoever has its key would. TLS lets it through, since it is an authority that we know."""
+    async with federated() as (site, partner, _):
+        await site.serve()
+        authority = stolen(partner, await partner.tell("bundle", "show"))
+        assert (await opening(site, authority.issue(THEIRS)))[0] is None
+        for forged in (authority.issue(SUPPORT), authority.issue(f"spiffe://{TRUST_DOMAIN}/agent/other")):
+            code, details = await opening(site, forged)
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert "no path leads" in details
+
+
+def stolen(partner: SpireServer, bundle: str) -> TestAuthority:
+    """The partner's authority in other hands: its certificate, and its key from the server's disk."""
+    authority = TestAuthority(PARTNER)
+    root = x509.load_pem_x509_certificate(bundle.encode())
+    keys = json.loads((partner.folder / "keys.json").read_text())["keys"].values()
+    (key,) = (one for one in (load_der_private_key(base64.b64decode(der), None) for der in keys) if key_of(root, one))
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority._issuer, authority._issuer_key = root, key
+    return authority
+
+
+def key_of(root: x509.Certificate, key: object) -> bool:
+    return isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == root.public_key()
+
+
+async def opening(site: Site, svid: IssuedSvid) -> tuple[grpc.StatusCode | None, str]:
+    """How a stream is answered that shows this: with a challenge, or the status that it ends with."""
+    async with channel_showing(svid, site.address) as channel:
+        try:
+            await agent_pb2_grpc.AgentGatewayStub(channel).PerformTask().read()
+        except grpc.aio.AioRpcError as error:
+            return error.code(), str(error.details())
+        return None, ""
