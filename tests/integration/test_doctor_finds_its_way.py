@@ -77,3 +77,27 @@ async def test_an_svid_whose_successor_is_late_is_a_warning(running):
     checks = await found(running, "agent/support", timedelta(days=2.8))
 
     assert (checks["SVID"].state, checks["gateway"].state) == (State.WARNING, State.WARNING)
+
+
+async def test_a_gateway_of_a_trust_domain_that_is_not_known_here_is_not_asked(running):
+    """INV-11: nobody here could say whether it is that gateway."""
+    checks = await found(running, "agent/support", STEPGRANT_GATEWAY_ID="spiffe://partner.test/gateway")
+
+    gateway = checks["gateway"]
+    assert (gateway.state, list(checks)[-1]) == (State.FAILED, "gateway")
+    assert "partner.test; what is known here is dev.stepgrant.test" in gateway.says
+    assert "spire-server federation list" in gateway.command
+
+
+async def test_where_nobody_listens_it_says_what_to_start(running):
+    checks = await found(running, "agent/support", STEPGRANT_GATEWAY="localhost:1")
+
+    assert checks["gateway"].says == "nobody listens at localhost:1"
+    assert checks["gateway"].command == "stepgrant serve --config gateway.toml"
+
+
+@pytest.mark.parametrize(("identity", "state"), [("gateway", State.OK), ("agent/support", State.FAILED)])
+async def test_who_is_the_gateway_is_told_whether_its_svid_has_a_dns_name(running, identity, state):
+    checks = await found(running, identity, STEPGRANT_GATEWAY_ID=f"spiffe://dev.stepgrant.test/{identity}")
+
+    assert checks["DNS name"].state is state

@@ -30,13 +30,17 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`says` is what was found, `todo` what to do or type; `exit` is the status that a failure ends the command with."""
+    """`says` is what was found, `todo` what to do about it, `command` what to type for that: lines, capitals to be filled in.
+
+    `exit` is the status that a failure ends the command with.
+    """
 
     name: str
     state: State
     says: str
     todo: str = ""
     exit: Exit = Exit.OK
+    command: str = ""
 
 
 def good(name: str, says: str) -> Check:
@@ -44,22 +48,23 @@ def good(name: str, says: str) -> Check:
     return Check(name, State.OK, says)
 
 
-def doubtful(name: str, says: str, todo: str) -> Check:
+def doubtful(name: str, says: str, todo: str, command: str = "") -> Check:
     """It works, and should be looked at."""
-    return Check(name, State.WARNING, says, todo)
+    return Check(name, State.WARNING, says, todo, command=command)
 
 
-def failed(name: str, says: str, todo: str, status: Exit) -> Check:
+def failed(name: str, says: str, todo: str, status: Exit, command: str = "") -> Check:
     """It does not work."""
-    return Check(name, State.FAILED, says, todo, status)
+    return Check(name, State.FAILED, says, todo, status, command)
 
 
-def life(name: str, who: str, not_before: datetime, not_after: datetime, now: datetime) -> Check:
-    """How long an SVID is still good; a warning when its successor is late."""
+def life(name: str, who: str, not_before: datetime, not_after: datetime, now: datetime, command: str = "") -> Check:
+    """How long an SVID is still good; a warning when its successor is late, with `command` to see why."""
     left = not_after - now
     says = f"{who}, valid for another {span(left)}"
     if left * LATE < not_after - not_before:
-        return doubtful(name, says, "see why the SPIFFE agent or server has not replaced it; its log says so")
+        todo = "its successor is late: see why the SPIFFE agent or server has not replaced it; its log says so"
+        return doubtful(name, says, todo, command)
     return good(name, says)
 
 
@@ -71,12 +76,17 @@ def bundle_life(bundles: BundleSet, now: datetime) -> Iterator[Check]:
         name = "bundle"
         ends = [x509.load_der_x509_certificate(der).not_valid_after_utc for der in bundle.authorities]
         says = f"{bundle.trust_domain}: " + (f"{len(ends)} authorities" if len(ends) != 1 else "1 authority")
-        todo = "see whether the SPIFFE server has made its next authority (SPIRE: spire-server bundle show)"
+        todo, command = (
+            "see whether the SPIFFE server has made its next authority; with SPIRE",
+            "spire-server bundle show",
+        )
         last = max(ends, default=now)
-        if last <= now:
-            yield failed(name, f"{says}, none of them valid: nobody of it is trusted", todo, Exit.UNAVAILABLE)
+        if not ends:
+            yield failed(name, f"{says}: nobody of it is trusted", todo, Exit.UNAVAILABLE, command)
+        elif last <= now:
+            yield failed(name, f"{says}, none of them valid: nobody of it is trusted", todo, Exit.UNAVAILABLE, command)
         elif last - now < AUTHORITY_SOON:
-            yield doubtful(name, f"{says}, the last valid for another {span(last - now)}", todo)
+            yield doubtful(name, f"{says}, the last valid for another {span(last - now)}", todo, command)
         else:
             yield good(name, f"{says}, the last valid for another {span(last - now)}")
 

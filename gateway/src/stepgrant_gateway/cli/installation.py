@@ -20,10 +20,14 @@ from stepgrant.errors import StepgrantError
 from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, failed, good, life
 from stepgrant_gateway.cli.endpoints import examine_endpoints
 from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.identity_failures import Source, dns_name, without_identity
 from stepgrant_gateway.cli.records import examine_ledger
+from stepgrant_gateway.cli.registration import PARENT, create_entry
+from stepgrant_gateway.cli.sockets import socket_path, workload_api
 from stepgrant_gateway.core.errors import ConfigError, Finding
 
 if TYPE_CHECKING:
+    from stepgrant.spiffe.ids import SpiffeId
     from stepgrant_gateway.config import Config
     from stepgrant_gateway.core.settings import Address
 
@@ -74,21 +78,45 @@ def _settings(config: Config) -> Check:
 
 def _identity(config: Config, environment: Mapping[str, str], now: Now) -> Iterator[Check]:
     """The SVID that the gateway will show; from the socket of the environment it is what this very process is."""
+    from stepgrant.spiffe.probe import server_names
     from stepgrant_gateway.system import identity_source
 
-    name = "gateway's SVID"
+    name, settings, issuer = "gateway's SVID", config.identity, config.gateway.issuer
+    if settings.socket is not None:
+        found = workload_api(settings.socket, f"identity.socket in {config.file}")
+        yield found
+        if found.state is State.FAILED:
+            return
+    origin = Source(
+        str(issuer), socket_path(settings.socket or ""), settings.chain, settings.key, settings.bundle, dns="gateway"
+    )
     try:
-        with closing(identity_source(config.identity, environment)) as source:
+        with closing(identity_source(settings, environment)) as source:
             snapshot = source.current()
     except (StepgrantError, ConfigError) as error:
-        yield failed(name, str(error), f"look at [identity] in {config.file}", Exit.UNAVAILABLE)
+        yield without_identity(name, error, origin, now())
         return
-    if snapshot.spiffe_id != config.gateway.issuer:
-        says = f"is {snapshot.spiffe_id}, but gateway.issuer is {config.gateway.issuer}"
-        yield failed(name, says, "register the gateway under the issuer's ID", Exit.REFUSED)
+    if snapshot.spiffe_id != issuer:
+        yield _another(name, snapshot.spiffe_id, issuer)
         return
-    yield life(name, str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+    yield life(name, str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now(), origin.look)
+    yield dns_name("gateway's DNS name", str(issuer), server_names(snapshot.chain_der[0]), "gateway")
     yield from bundle_life(snapshot.bundles, now())
+
+
+def _another(name: str, found: SpiffeId, issuer: SpiffeId) -> Check:
+    """The SVID is another's: of another trust domain, or of the same."""
+    says = f"is {found}, but gateway.issuer is {issuer}"
+    if found.trust_domain != issuer.trust_domain:
+        says += f": the trust domains differ, and an authority of {found.trust_domain} cannot make the issuer's SVID"
+        return failed(
+            name,
+            says,
+            "correct gateway.issuer, or take the identity from the SPIFFE agent of that domain",
+            Exit.REFUSED,
+        )
+    todo = f"register the gateway under the issuer's ID. {PARENT}"
+    return failed(name, says, todo, Exit.REFUSED, create_entry(str(issuer), os.geteuid(), dns="gateway"))
 
 
 def _policy(directory: Path) -> Check:
@@ -109,7 +137,9 @@ def _policy(directory: Path) -> Check:
             return _open_to_others(name, path)
     says = f"{directory}: {report.policies} policies, {report.tools} tools, {report.cases} golden cases pass"
     if report.warnings:
-        return doubtful(name, f"{says}; {len(report.warnings)} warnings", f"stepgrant policy check {directory}")
+        return doubtful(
+            name, f"{says}; {len(report.warnings)} warnings", "read them", f"stepgrant policy check {directory}"
+        )
     return good(name, says)
 
 
@@ -125,34 +155,38 @@ def _digest(directory: Path) -> str | None:
 
 def _refused(directory: Path, findings: tuple[Finding, ...]) -> Check:
     says = f"{directory} is refused: {len(findings)} findings, the first: {findings[0]}"
-    return failed("policy", says, f"stepgrant policy check {directory}", Exit.REFUSED)
+    return failed("policy", says, "correct them all", Exit.REFUSED, f"stepgrant policy check {directory}")
 
 
 def _ledger(path: Path) -> Check:
     name = "ledger"
     folder = path.parent
     if not folder.is_dir():
-        return failed(name, f"{folder} is not there", f"mkdir -p {folder}", Exit.UNAVAILABLE)
+        return failed(name, f"{folder} is not there", "make it", Exit.UNAVAILABLE, f"mkdir -p {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        todo = f"run as the gateway's user, or: chown USER {folder}"
-        return failed(name, f"{folder} cannot be written by this user", todo, Exit.UNAVAILABLE)
+        says = f"{folder} cannot be written by this user"
+        return failed(
+            name, says, "run as the gateway's user, or give it to this one", Exit.UNAVAILABLE, f"chown USER {folder}"
+        )
     if path.exists():
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
             return failed(name, f"{path} is not a file", "name the ledger's file in ledger.path", Exit.UNAVAILABLE)
         if mode & _OTHERS:
             says = f"{path} has mode {stat.S_IMODE(mode):04o}: others can read or write it, and no gateway opens it"
-            return failed(name, says, f"chmod 600 {path}", Exit.UNAVAILABLE)
+            return failed(name, says, "close it", Exit.UNAVAILABLE, f"chmod 600 {path}")
         if not os.access(path, os.R_OK | os.W_OK):
-            todo = f"run as the gateway's user, or: chown USER {path}"
-            return failed(name, f"{path} cannot be read and written by this user", todo, Exit.UNAVAILABLE)
+            says = f"{path} cannot be read and written by this user"
+            return failed(
+                name, says, "run as the gateway's user, or give it to this one", Exit.UNAVAILABLE, f"chown USER {path}"
+            )
     for other in (folder / f"{path.name}{ending}" for ending in BESIDE):
         if other.exists() and other.stat().st_mode & _OTHERS:
-            return doubtful(name, f"{other} can be read or written by others", f"chmod 600 {other}")
+            return doubtful(name, f"{other} can be read or written by others", "close it", f"chmod 600 {other}")
     if folder.stat().st_mode & stat.S_IWOTH and not folder.stat().st_mode & stat.S_ISVTX:
         return _open_to_others(name, folder)
     state = "is its owner's alone" if path.exists() else "will be made at the first start"
-    return good(name, f"{path} {state}; verify its chain with: stepgrant audit verify {path}")
+    return good(name, f"{path} {state}; its chain is verified by `stepgrant audit verify`")
 
 
 def _readiness(address: Address) -> Check:
@@ -177,16 +211,16 @@ def _recipient(path: Path) -> Check:
     from stepgrant_gateway.storage.inputs import recipient_from_pem
 
     name = "recipient"
-    todo = f"openssl pkey -pubin -in {path} -text -noout; it must be a public X25519 key"
+    todo, command = "it must be a public X25519 key", f"openssl pkey -pubin -in {path} -text -noout"
     try:
         recipient_from_pem(path.read_bytes())
     except ConfigError as error:
-        return failed(name, f"{path}: {error}", todo, Exit.REFUSED)
+        return failed(name, f"{path}: {error}", todo, Exit.REFUSED, command)
     except OSError as error:
-        return failed(name, f"{path}: {error.strerror}", todo, Exit.REFUSED)
+        return failed(name, f"{path}: {error.strerror}", todo, Exit.REFUSED, command)
     return good(name, f"{path} is a public key that inputs are sealed to")
 
 
 def _open_to_others(name: str, path: Path) -> Check:
     says = f"{path} can be written by others, who then decide in the operator's place"
-    return doubtful(name, says, f"chmod go-w {path}")
+    return doubtful(name, says, "close it", f"chmod go-w {path}")

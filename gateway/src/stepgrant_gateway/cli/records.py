@@ -86,7 +86,7 @@ def examine_ledger(path: Path, directory_digest: str | None, now: Now, *, free: 
                 yield _active_policy(recent.policy, directory_digest, held=held)
     except (LedgerUnusableError, LedgerBrokenError) as error:
         status = Exit.BROKEN if isinstance(error, LedgerBrokenError) else Exit.UNAVAILABLE
-        yield failed("ledger's records", str(error), f"stepgrant audit verify {path}", status)
+        yield failed("ledger's records", str(error), "see where it breaks", status, f"stepgrant audit verify {path}")
 
 
 def is_held(path: Path) -> bool | None:
@@ -147,8 +147,8 @@ def _lost(path: Path) -> Check | None:
 def _holder(path: Path, *, held: bool | None) -> Check:
     name = "ledger's lock"
     if held is None:
-        todo = f"run as the gateway's user, or: ls -l {lock_of(path)}"
-        return doubtful(name, f"{lock_of(path)} cannot be opened: nobody can say whether a gateway runs", todo)
+        says = f"{lock_of(path)} cannot be opened: nobody can say whether a gateway runs"
+        return doubtful(name, says, "run as the gateway's user", f"ls -l {lock_of(path)}")
     if held:
         return good(name, "a gateway holds it")
     log = path.with_name(path.name + "-wal")
@@ -167,11 +167,11 @@ def _space(path: Path, recent: Recent | None, free: int) -> Check:
         each = taken / recent.total
         lasts = timedelta(seconds=min(free / (each * recent.per_second), timedelta(days=36_500).total_seconds()))
         says += f"; at {recent.per_second:.3g} events a second of {each:.0f} bytes full in {_long(lasts)}"
-    todo = f"df -h {path.parent}; make room, or move the ledger (docs/operations.md#moving)"
+    todo, command = "make room, or move the ledger (docs/operations.md#moving)", f"df -h {path.parent}"
     if free < TOO_LITTLE:
-        return failed(name, f"{says}; what cannot be recorded is not granted", todo, Exit.UNAVAILABLE)
+        return failed(name, f"{says}; what cannot be recorded is not granted", todo, Exit.UNAVAILABLE, command)
     if free < LITTLE or (lasts is not None and lasts < SOON):
-        return doubtful(name, f"{says}; what cannot be recorded is not granted", todo)
+        return doubtful(name, f"{says}; what cannot be recorded is not granted", todo, command)
     return good(name, says)
 
 
@@ -180,8 +180,8 @@ def _time(recent: Recent, now: datetime) -> Check:
     last = recent.events[-1].at
     if last - now > LEEWAY:
         says = f"this clock is {span(last - now)} behind the last record: until it is past that, nothing is granted"
-        todo = "set the clock by NTP (chronyc tracking); if it is right and was ahead: docs/operations.md#clock"
-        return failed(name, says, todo, Exit.UNAVAILABLE)
+        todo = "set the clock by NTP; if it is right and was ahead, see docs/operations.md#clock"
+        return failed(name, says, todo, Exit.UNAVAILABLE, "chronyc tracking")
     return good(name, f"the last record was made {span(now - last)} ago")
 
 
@@ -199,9 +199,8 @@ def _snapshot(path: Path, reader: SqliteLedgerReader, recent: Recent) -> Check:
             later = recent.total - sum(head.sequence for head in covered)
             return good(name, f"the next start reads {later} records of {recent.total}")
         says = f"{path.name}.snapshot is of another ledger than {path.name}: the next start reads all {recent.total} records"
-        return doubtful(
-            name, says, f"rm {path}.snapshot {path}.snapshot-before  # it costs time only; they are made anew"
-        )
+        todo = "take it away; it costs time only, and is made anew"
+        return doubtful(name, says, todo, f"rm {path}.snapshot {path}.snapshot-before")
     return good(name, f"there is none yet: the next start reads all {recent.total} records")
 
 
@@ -218,7 +217,7 @@ def _active_policy(active: str | None, directory: str | None, *, held: bool | No
         return good(name, f"{active[:19]} is what the directory holds")
     says = f"the gateway decides by {active[:19]}, and the directory holds {directory[:19]}"
     if held:
-        return doubtful(name, says, "stepgrant policy reload")
+        return doubtful(name, says, "have it take what is there", "stepgrant policy reload")
     return good(name, f"{says}, which the next start takes")
 
 

@@ -5,17 +5,16 @@ Each check is made only if those that it rests on went well: one cause is one li
 
 from __future__ import annotations
 
-import socket
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stepgrant.errors import StepgrantError
+from stepgrant.errors import NobodyListensError, StepgrantError
 from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, failed, good, life, span
 from stepgrant_gateway.cli.exits import Exit
+from stepgrant_gateway.cli.identity_failures import Source, dns_name, without_identity
+from stepgrant_gateway.cli.sockets import WITHIN, socket_path, workload_api
 
 if TYPE_CHECKING:
     import grpc
@@ -27,8 +26,16 @@ if TYPE_CHECKING:
 GATEWAY: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"
-WITHIN: Final = 5.0
-"""Seconds that each answer may take."""
+MEANS: Final = {
+    GATEWAY: "where the gateway listens, name and port",
+    GATEWAY_ID: "the gateway's SPIFFE ID, gateway.issuer of its gateway.toml",
+    SOCKET: "where the SPIFFE agent of this machine serves the Workload API",
+}
+EXAMPLES: Final = {
+    GATEWAY: "stepgrant.acme.org:8443",
+    GATEWAY_ID: "spiffe://acme.org/stepgrant",
+    SOCKET: "unix:/run/spire/agent.sock",
+}
 CLOSE: Final = timedelta(milliseconds=500)
 """Clocks that are further apart are worth a look, long before grants are refused for it."""
 
@@ -45,7 +52,7 @@ def examine(environment: Mapping[str, str], now: Now, *, audience: str = "", req
     yield from variables
     if variables[2].state is not State.OK:
         return
-    found = _workload_api(environment[SOCKET])
+    found = workload_api(environment[SOCKET], SOCKET)
     yield found
     if found.state is not State.FAILED:
         gateway = variables[0].state is variables[1].state is State.OK
@@ -55,12 +62,14 @@ def examine(environment: Mapping[str, str], now: Now, *, audience: str = "", req
 def _variable(name: str, environment: Mapping[str, str], *, required: bool) -> Check:
     value = environment.get(name, "")
     if not value:
-        todo = f"export {name}=..., or start through: stepgrant dev run IDENTITY -- stepgrant doctor"
-        return failed(name, "is not set", todo, Exit.USAGE) if required else doubtful(name, "is not set", todo)
+        todo, command = f"{MEANS[name]}; with stepgrant dev", "stepgrant dev run IDENTITY -- stepgrant doctor"
+        if required:
+            return failed(name, "is not set", todo, Exit.USAGE, f"export {name}={EXAMPLES[name]}\n{command}")
+        return doubtful(name, "is not set: nothing is looked at from where a program stands", todo, command)
     try:
         _parsed(name, value)
     except StepgrantError as error:
-        return failed(name, str(error), f"export {name}=...", Exit.USAGE)
+        return failed(name, str(error), MEANS[name], Exit.USAGE, f"export {name}={EXAMPLES[name]}")
     return good(name, value)
 
 
@@ -74,46 +83,26 @@ def _parsed(name: str, value: str) -> None:
         parse_spiffe_id(value, what=name)
 
 
-def _workload_api(address: str) -> Check:
-    name = "Workload API"
-    scheme, colon, rest = address.partition(":")
-    if not colon or scheme not in {"unix", "tcp"}:
-        return failed(name, f"{address} is no address", f"export {SOCKET}=unix:/path/of/its.sock", Exit.USAGE)
-    if scheme == "tcp":
-        return good(name, f"{address} is not looked at by itself; the SVID says whether it answers")
-    path = Path("/" + rest.lstrip("/"))
-    start = (
-        "start the SPIFFE agent (SPIRE: spire-agent run; for trying things out: stepgrant dev), or correct the variable"
-    )
-    try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return failed(name, f"{path} is no socket", start, Exit.UNAVAILABLE)
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-            probe.settimeout(WITHIN)
-            probe.connect(str(path))
-    except PermissionError:
-        return failed(name, f"{path} may not be opened by this user", f"ls -l {path}", Exit.UNAVAILABLE)
-    except OSError as error:
-        return failed(name, f"{path}: {error.strerror or error}", start, Exit.UNAVAILABLE)
-    return good(name, f"{path} takes connections")
-
-
 def _identified(environment: Mapping[str, str], now: Now, audience: str, *, ask_gateway: bool) -> Iterator[Check]:
     from stepgrant.client import parse_address
     from stepgrant.spiffe.ids import parse_spiffe_id
+    from stepgrant.spiffe.probe import server_names
     from stepgrant.spiffe.workload import WorkloadApiSource
 
+    trust_domain = environment[GATEWAY_ID].split("/")[2] if ask_gateway else "TRUST_DOMAIN"
+    origin = Source(f"spiffe://{trust_domain}/WORKLOAD", socket_path(environment[SOCKET]))
     with closing(WorkloadApiSource(environment[SOCKET], now=now)) as source:
         try:
             snapshot = source.current()
         except StepgrantError as error:
-            todo = "register this workload with the SPIFFE server (SPIRE: spire-server entry create ...)"
-            yield failed("SVID", str(error), todo, Exit.UNAVAILABLE)
+            yield without_identity("SVID", error, origin, now())
             return
-        yield life("SVID", str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now())
+        yield life("SVID", str(snapshot.spiffe_id), snapshot.not_before, snapshot.not_after, now(), origin.look)
         yield from bundle_life(snapshot.bundles, now())
         if ask_gateway:
             expected = parse_spiffe_id(environment[GATEWAY_ID], what=GATEWAY_ID)
+            if snapshot.spiffe_id == expected:
+                yield dns_name("DNS name", str(expected), server_names(snapshot.chain_der[0]), "gateway")
             yield from _gateway(parse_address(environment[GATEWAY], GATEWAY), expected, snapshot, now, audience)
 
 
@@ -124,12 +113,14 @@ def _gateway(
 
     from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 
+    if snapshot.bundles.get(expected.trust_domain) is None:
+        yield _stranger(expected, snapshot)
+        return
     try:
         pinned = probe_server(address.host, address.port, expected, snapshot, now())
         credentials, options = grpc_channel_credentials(snapshot, pinned)
     except StepgrantError as error:
-        todo = f"see that it runs (stepgrant serve), and that {GATEWAY} and {GATEWAY_ID} are its own"
-        yield failed("gateway", str(error), todo, Exit.UNAVAILABLE)
+        yield _not_reached(address, expected, error)
         return
     first = min(pinned.svids, key=lambda svid: svid.not_after)
     who = f"{address.target} proved to be {expected}"
@@ -140,6 +131,29 @@ def _gateway(
         yield accepted
         if accepted.state is State.OK:
             yield _clock(channel, audience, now)
+
+
+def _stranger(expected: SpiffeId, snapshot: IdentitySnapshot) -> Check:
+    known = ", ".join(sorted(bundle.trust_domain for bundle in snapshot.bundles))
+    says = f"{GATEWAY_ID} is of trust domain {expected.trust_domain}; what is known here is {known}"
+    todo = f"correct {GATEWAY_ID}; or federate the two, and have the entry of {snapshot.spiffe_id} say so; with SPIRE"
+    commands = f"spire-server federation list\nspire-server entry show -spiffeID {snapshot.spiffe_id}"
+    return failed("gateway", says, todo, Exit.UNAVAILABLE, commands)
+
+
+def _not_reached(address: Address, expected: SpiffeId, error: StepgrantError) -> Check:
+    """Nobody there, nobody whom gRPC can connect to, or somebody else."""
+    text, name = str(error), "gateway"
+    if isinstance(error, NobodyListensError):
+        todo = f"start it there, or correct {GATEWAY}"
+        return failed(
+            name, f"nobody listens at {address.target}", todo, Exit.UNAVAILABLE, "stepgrant serve --config gateway.toml"
+        )
+    if "share no DNS name" in text:
+        return dns_name(name, str(expected), (), address.host)
+    says = text.removesuffix("; check that it runs there, and the address and the SPIFFE ID that were asked for")
+    todo = f"compare {GATEWAY} and {GATEWAY_ID} with gateway.listen and gateway.issuer in its gateway.toml"
+    return failed(name, says, todo, Exit.UNAVAILABLE)
 
 
 def _health(channel: grpc.Channel) -> Check:
@@ -204,10 +218,11 @@ def _clock(channel: grpc.Channel, audience: str, now: Now) -> Check:
     way = "ahead of" if offset > timedelta(0) else "behind"
     seconds = abs(offset).total_seconds()
     says = f"{seconds:.3f} s {way} the gateway's, give or take {doubt.total_seconds():.3f} s"
-    todo = "set both clocks by NTP (chronyc tracking, timedatectl)"
+    todo, command = "set both clocks by NTP", "chronyc tracking"
     if abs(offset) - doubt > LEEWAY:
-        return failed(name, f"{says}; more than {span(LEEWAY)} apart nothing is accepted", todo, Exit.UNAVAILABLE)
-    return doubtful(name, says, todo) if abs(offset) - doubt > CLOSE else good(name, says)
+        says += f"; more than {span(LEEWAY)} apart nothing is accepted"
+        return failed(name, says, todo, Exit.UNAVAILABLE, command)
+    return doubtful(name, says, todo, command) if abs(offset) - doubt > CLOSE else good(name, says)
 
 
 def _status(error: Exception) -> object:

@@ -147,6 +147,16 @@ def unverified_chain(connection: ssl.SSLSocket) -> tuple[bytes, ...]:
     return tuple(ssl.PEM_cert_to_DER_cert(one.public_bytes()) for one in chain or ())
 
 
+def server_names(leaf_der: bytes) -> tuple[str, ...]:
+    """The DNS names that gRPC can connect to a server with this leaf by: without DNS SAN, its common names."""
+    leaf = x509.load_der_x509_certificate(leaf_der)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    dns = tuple(name for name in names.get_values_for_type(x509.DNSName) if "*" not in name)
+    if dns:
+        return dns
+    return tuple(str(attribute.value) for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+
+
 def _handshake(family: int, address: Any, context: ssl.SSLContext, timeout: timedelta) -> tuple[bytes, ...]:
     with socket.socket(family, socket.SOCK_STREAM) as plain:
         plain.settimeout(timeout.total_seconds())
@@ -187,7 +197,7 @@ def _piped(secret: bytes) -> Iterator[str]:
 
 
 def _server_name(svids: Sequence[VerifiedSvid]) -> str:
-    names = [_names(svid) for svid in svids]
+    names = [server_names(svid.leaf_der) for svid in svids]
     for name in names[0]:
         if all(name in others for others in names):
             return name
@@ -195,12 +205,3 @@ def _server_name(svids: Sequence[VerifiedSvid]) -> str:
         f"the certificates of {svids[0].spiffe_id} share no DNS name, and gRPC cannot connect without one: "
         "register its SVID with a DNS name (SPIRE: -dns on the entry)"
     )
-
-
-def _names(svid: VerifiedSvid) -> tuple[str, ...]:
-    leaf = x509.load_der_x509_certificate(svid.leaf_der)
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    dns = tuple(name for name in names.get_values_for_type(x509.DNSName) if "*" not in name)
-    if dns:
-        return dns
-    return tuple(str(attribute.value) for attribute in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME))

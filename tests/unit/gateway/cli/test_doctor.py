@@ -21,8 +21,9 @@ def test_each_finding_is_a_line_and_what_to_type_another():
     result = CliRunner().invoke(program, ["doctor"])
 
     lines = result.output.splitlines()
-    assert [line.split()[0] for line in lines] == ["failed", "->"] * 3
-    assert "export STEPGRANT_GATEWAY=" in lines[1]
+    assert [line.split()[0] for line in lines[:-1]] == ["failed", "->", "export", "stepgrant"] * 3
+    assert lines[2] == "    export STEPGRANT_GATEWAY=stepgrant.acme.org:8443"
+    assert lines[-1].startswith("0 of 3 are well, 3 failed")
     assert result.exit_code == Exit.USAGE
 
 
@@ -30,7 +31,7 @@ def test_with_json_it_is_one_document_with_every_check():
     document = json.loads(CliRunner().invoke(program, ["doctor", "--json"]).stdout)
 
     assert not document["ok"]
-    assert [set(check) for check in document["checks"]] == [{"name", "state", "says", "todo"}] * 3
+    assert [set(check) for check in document["checks"]] == [{"name", "state", "says", "todo", "command"}] * 3
 
 
 def test_files_come_first_and_their_failure_is_the_status(tmp_path):

@@ -14,9 +14,12 @@ from stepgrant_gateway.cli.installation import BESIDE, inspect
 from stepgrant_gateway.core.settings import Address
 from stepgrant_gateway.storage.inputs import make_recipient
 from stepgrant_gateway.web.listener import Listener, Page
+from tests.kit.ca import TestAuthority
 from tests.kit.clock import START
 from tests.kit.running import SUPPORT_POLICY
 
+AUTHORITY = TestAuthority()
+ISSUER = "spiffe://acme.org/stepgrant"
 TOML = """\
 [gateway]
 issuer = "spiffe://acme.org/stepgrant"
@@ -121,7 +124,64 @@ def test_what_keeps_a_gateway_from_starting_has_failed_and_says_what_to_type(
 
     assert (found.state, found.exit) == (State.FAILED, status)
     assert said in found.says
-    assert typed in found.todo
+    assert typed in f"{found.todo} {found.command}"
+
+
+def from_files(folder, svid, **changes):
+    """The gateway's identity from PEM files, which are these."""
+    names = {name: folder / f"{name}.pem" for name in ("chain", "key", "bundle")}
+    names["key"].touch(0o600)
+    for name, content in {"chain": svid.chain_pem, "key": svid.key_pem, "bundle": AUTHORITY.bundle().pem}.items():
+        names[name].write_bytes(content)
+    lines = ['source = "files"', 'trust_domain = "acme.org"', *(f'{name} = "{path}"' for name, path in names.items())]
+    text = TOML.replace('source = "workload_api"', "\n".join(lines))
+    (folder / "gateway.toml").write_text(text.replace("spiffe://acme.org/stepgrant", changes.get("issuer", ISSUER)))
+    return checks(folder)
+
+
+def test_an_identity_from_files_in_order_is_ok(installed):
+    found = from_files(installed, AUTHORITY.issue("stepgrant", dns=["gateway.acme.org"]))
+
+    assert {found[name].state for name in ("gateway's SVID", "gateway's DNS name", "bundle")} == {State.OK}
+
+
+def test_a_gateway_without_a_dns_name_has_failed(installed):
+    found = from_files(installed, AUTHORITY.issue("stepgrant"))["gateway's DNS name"]
+
+    assert (found.state, "-dns gateway" in found.command) == (State.FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "says", "typed"),
+    [
+        ("spiffe://acme.org/other", "but gateway.issuer is spiffe://acme.org/other", "spire-server entry create"),
+        ("spiffe://partner.org/stepgrant", "the trust domains differ", ""),
+    ],
+)
+def test_an_svid_of_somebody_else_than_the_issuer_has_failed(installed, issuer, says, typed):
+    found = from_files(installed, AUTHORITY.issue("stepgrant", dns=["g"]), issuer=issuer)["gateway's SVID"]
+
+    assert (found.state, found.exit, says in found.says) == (State.FAILED, Exit.REFUSED, True)
+    assert typed in found.command
+
+
+def test_a_key_that_others_can_read_has_failed_with_the_chmod(installed):
+    """INV-13."""
+    from_files(installed, AUTHORITY.issue("stepgrant", dns=["g"]))
+    (installed / "key.pem").chmod(0o644)
+
+    found = checks(installed)["gateway's SVID"]
+    assert (found.state, found.command) == (State.FAILED, f"chmod 600 {installed / 'key.pem'}")
+
+
+def test_a_socket_of_gateway_toml_is_looked_at_first(installed):
+    (installed / "gateway.toml").write_text(
+        TOML.replace('source = "workload_api"', 'source = "workload_api"\nsocket = "unix:/nowhere/api.sock"')
+    )
+
+    found = checks(installed)
+    assert "identity.socket in" in found["Workload API"].todo
+    assert "gateway's SVID" not in found
 
 
 @pytest.mark.parametrize(
@@ -135,7 +195,7 @@ def test_what_others_can_write_is_a_warning_with_the_chmod(installed, place, nam
     found = checks(installed)[name]
 
     assert found.state is State.WARNING
-    assert found.todo == f"chmod go-w {installed / place}"
+    assert found.command == f"chmod go-w {installed / place}"
 
 
 def test_an_insecure_choice_is_a_warning(installed):
@@ -154,7 +214,7 @@ def test_a_file_beside_the_ledger_that_others_can_read_is_a_warning(installed, e
 
     found = checks(installed)["ledger"]
 
-    assert (found.state, found.todo) == (State.WARNING, f"chmod 600 {beside}")
+    assert (found.state, found.command) == (State.WARNING, f"chmod 600 {beside}")
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def test_a_directory_that_the_gateway_has_not_loaded_is_a_warning_while_it_runs(
     with lock_of(ledger).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         found = checks(ledger, digest="sha256:" + "0" * 64)["active policy"]
-    assert (found.state, found.todo) == (State.WARNING, "stepgrant policy reload")
+    assert (found.state, found.command) == (State.WARNING, "stepgrant policy reload")
 
 
 def test_a_snapshot_of_another_ledger_is_a_warning_and_one_of_this_says_how_much_is_read(ledger):
@@ -133,7 +133,7 @@ def test_a_snapshot_of_another_ledger_is_a_warning_and_one_of_this_says_how_much
     SnapshotFiles(ledger).keep(encode_snapshot([other], History()))
     found = checks(ledger)["snapshot"]
     assert (found.state, "of another ledger" in found.says) == (State.WARNING, True)
-    assert found.todo.startswith("rm ")
+    assert found.command.startswith("rm ")
 
 
 def test_records_that_do_not_verify_have_failed(ledger):
@@ -146,4 +146,4 @@ def test_records_that_do_not_verify_have_failed(ledger):
     found = checks(ledger)["ledger's records"]
 
     assert (found.state, found.exit) == (State.FAILED, Exit.BROKEN)
-    assert found.todo == f"stepgrant audit verify {ledger}"
+    assert found.command == f"stepgrant audit verify {ledger}"
