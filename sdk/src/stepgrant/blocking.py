@@ -120,10 +120,13 @@ class Client:
 
 
 def connect(
-    gateway: str | None = None, gateway_id: str | None = None, identity: IdentitySource | None = None
+    gateway: str | None = None,
+    gateway_id: str | None = None,
+    identity: IdentitySource | None = None,
+    credential: str | None = None,
 ) -> Client:
     """The client of one gateway; as `stepgrant.connect`."""
-    return Client(asynchronous.connect(gateway, gateway_id, identity), _loop(os.getpid()))
+    return Client(asynchronous.connect(gateway, gateway_id, identity, credential), _loop(os.getpid()))
 
 
 @contextmanager

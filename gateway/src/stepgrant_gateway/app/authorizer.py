@@ -10,10 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from stepgrant.errors import Denial, DenialCode
-from stepgrant.grant import Binding
 from stepgrant.intent import Json, canonical
 from stepgrant.selector import matches
-from stepgrant_gateway.app.refusals import NO_CERTIFICATE, PARENT_NOT_LIVE, limit
+from stepgrant_gateway.app.refusals import PARENT_NOT_LIVE, limit
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, State, Step, Task
 from stepgrant_gateway.core.boundary import DeclareStep
 from stepgrant_gateway.core.decision import (
@@ -28,6 +27,7 @@ from stepgrant_gateway.core.decision import (
     TaskFacts,
     Verdict,
     refuse_uncounted,
+    refuse_unheld,
 )
 from stepgrant_gateway.core.delegation import contains, violation
 from stepgrant_gateway.core.grants import Bound, Lifetime, Terms, bound_lifetime, settle_terms
@@ -203,9 +203,9 @@ def decide_step(state: State, task: Task, step: Step, call: Call, now: datetime)
     verdict = _explained(state, question, call)
     if isinstance(verdict, Refused):
         return Rejected(verdict, question)
-    if call.tool.audience.binding is Binding.MTLS and not step.peer.has_certificate:
-        # Nothing that this caller could show there would match: a token is never taken for a certificate (invariant 8).
-        return Rejected(NO_CERTIFICATE, question)
+    unheld = refuse_unheld(call, step.peer.method)
+    if unheld is not None:
+        return Rejected(unheld, question)
     terms = settle_terms(verdict, call, step.declared.wanted_ttl)
     lifetime = bound_lifetime(now, terms.ttl, _bounds(task, step))
     if isinstance(lifetime, DenialCode):

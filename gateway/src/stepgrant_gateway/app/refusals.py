@@ -36,12 +36,6 @@ NO_SUBJECTS = Refused(
     "open the task without one, or ask the operator for [[identity.subjects]].",
 )
 USED_UP = Refused(DenialCode.USES_EXHAUSTED, "the step's uses are used up.", "declare another step.")
-NO_CERTIFICATE = Refused(
-    DenialCode.CERTIFICATE_REQUIRED,
-    "grants for this tool's resource are bound to a client certificate, and this task was opened with a bearer token.",
-    "open the task with an X.509-SVID (STEPGRANT_CREDENTIAL=x509, at the listener for certificates), or ask the operator for "
-    "`binding: key`.",
-)
 PARENT_NOT_LIVE = Refused(DenialCode.PARENT_ENDED, "the parent step is not live.", "declare the parent first.")
 
 

@@ -12,7 +12,7 @@ from stepgrant.errors import DenialCode
 from stepgrant.grant import Binding, Tier
 from stepgrant.intent import Json
 from stepgrant_gateway.core.delegation import Envelope
-from stepgrant_gateway.core.principal import Subject
+from stepgrant_gateway.core.principal import METHOD_X509, Subject
 
 OPEN_ACTION: Final = "task.open"
 ASSIGN_ACTION: Final = "task.assign"
@@ -219,3 +219,18 @@ def refuse_uncounted(budgets: Mapping[str, Budget], call: Call, subject: Subject
                 "open the task with the subject token of the user.",
             )
     return None
+
+
+def refuse_unheld(call: Call, peer_method: str) -> Refused | None:
+    """The refusal of a call whose grant would be bound to a client certificate, to whoever was proven without one.
+
+    Nothing that this caller could show at the resource would match: a token is never taken for a certificate (invariant 8).
+    """
+    if call.tool.audience.binding is not Binding.MTLS or peer_method == METHOD_X509:
+        return None
+    return Refused(
+        DenialCode.CERTIFICATE_REQUIRED,
+        "grants for this tool's resource are bound to a client certificate, and this task was opened with a bearer token.",
+        "open the task with an X.509-SVID (STEPGRANT_CREDENTIAL=x509, at the listener for certificates), or ask the operator "
+        "for `binding: key`.",
+    )

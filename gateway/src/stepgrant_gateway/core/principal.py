@@ -30,11 +30,6 @@ class Peer:
     not_after: datetime
     credential_sha256: bytes
 
-    @property
-    def has_certificate(self) -> bool:
-        """Whether grants can be bound to a certificate that it shows."""
-        return self.method == METHOD_X509
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:

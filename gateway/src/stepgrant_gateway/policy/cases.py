@@ -24,6 +24,7 @@ from stepgrant_gateway.core.decision import (
     StepFacts,
     TaskFacts,
     refuse_uncounted,
+    refuse_unheld,
 )
 from stepgrant_gateway.core.delegation import violation
 from stepgrant_gateway.core.errors import Finding, PolicyRefusedError
@@ -144,6 +145,9 @@ def _decide_step(intent: Value, given: _Given, policy: LoadedPolicySet) -> Came:
         return _refused(uncounted)
     verdict = policy.evaluate(_question(given, step, call, policy))
     if isinstance(verdict, Permitted):
+        unheld = refuse_unheld(call, given.peer)
+        if unheld is not None:
+            return _refused(unheld)
         terms = settle_terms(verdict, call, wanted)
         return Came(True, None, "", terms.tier, terms.ttl, terms.uses, _ids(terms.places))
     return _refused(verdict)

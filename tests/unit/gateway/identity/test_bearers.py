@@ -45,7 +45,6 @@ def test_a_jwt_svid_proves_its_workload_until_it_expires(scene: Scene) -> None:
     assert str(peer.spiffe_id) == "spiffe://acme.org/agent/support"
     assert (peer.method, peer.not_after) == ("jwt", START + timedelta(minutes=5))
     assert peer.credential_sha256 == hashlib.sha256(token.encode()).digest()
-    assert not peer.has_certificate
 
 
 def test_a_success_is_remembered_and_judged_anew_when_any_input_of_it_changes(

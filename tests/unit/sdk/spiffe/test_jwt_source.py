@@ -79,6 +79,16 @@ def test_a_change_of_the_identity_brings_a_new_token(bench: Bench) -> None:
         assert bench.changed.acquire(timeout=10)
 
 
+def test_the_next_token_is_fetched_before_the_one_at_hand_ends(bench: Bench) -> None:
+    """At half of what it has left: here a second, the least time between two."""
+    soon = int(START.timestamp()) + 2
+    first, second = bench.token(exp=soon), bench.token()
+    source = bench.start(first, second)
+    while source.current().jwt_svid.token == first:
+        assert bench.changed.acquire(timeout=10)
+    assert source.current().jwt_svid.token == second
+
+
 def test_a_token_counts_until_it_ends_also_when_no_newer_one_is_to_be_had(bench: Bench) -> None:
     source = bench.start(bench.token())
     source.current()
