@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
@@ -29,6 +29,7 @@ from stepgrant_gateway.identity import refreshing
 from tests.faults.waiting import eventually
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.endpoints import Served, bundle_document, endpoint
+from tests.kit.foreign import ForeignSigner
 from tests.kit.partners import PARTNER, Partners, partners
 from tests.kit.running import ISSUER
 from tests.kit.servers import GRPC_CALLS, ORDERS, REFUND, Order, call, orders_server
@@ -73,14 +74,7 @@ async def test_a_bundle_endpoint_lets_the_partner_in_and_takes_it_out_again(tmp_
     (tmp_path / "partner.pem").write_bytes(old.bundle().pem)
     both = bundle_document(old.bundle(), new.bundle(), sequence=1, hint=1)
     with endpoint(old.issue("spire/server"), Served(both)) as served:
-        settings = f"""
-            [federation."{PARTNER}"]
-            url = "{served.url}"
-            profile = "https_spiffe"
-            endpoint_id = "spiffe://{PARTNER}/spire/server"
-            bootstrap = "partner.pem"
-        """
-        async with partners(tmp_path, new, settings=settings) as site:
+        async with partners(tmp_path, new, settings=by_endpoint(served)) as site:
             client = site.client(of=new)
             caplog.set_level("INFO")
             await eventually(lambda: "partner.test has 2 authorities now" in caplog.text)
@@ -92,6 +86,41 @@ async def test_a_bundle_endpoint_lets_the_partner_in_and_takes_it_out_again(tmp_
             with pytest.raises(stepgrant.Revoked) as ended:
                 await asyncio.wait_for(lost, 10)
             assert ended.value.cause == "identity_lost"
+
+
+def by_endpoint(served: Served) -> str:
+    """The lines of gateway.toml that fetch the partner's bundle from there."""
+    return f"""
+        [federation."{PARTNER}"]
+        url = "{served.url}"
+        profile = "https_spiffe"
+        endpoint_id = "spiffe://{PARTNER}/spire/server"
+        bootstrap = "partner.pem"
+    """
+
+
+async def test_id_12_a_partners_token_names_the_partners_agents_and_none_of_ours(tmp_path, caplog) -> None:
+    """JWT authorities come with the bundle document, and speak for their own trust domain only."""
+    caplog.set_level("INFO")
+    partner, signer = TestAuthority(PARTNER), ForeignSigner.of("ES256")
+    (tmp_path / "partner.pem").write_bytes(partner.bundle().pem)
+    document = bundle_document(partner.bundle(), jwt=[signer])
+    with endpoint(partner.issue("spire/server"), Served(document)) as served:
+        async with partners(tmp_path, partner, settings=by_endpoint(served)) as site:
+            await eventually(lambda: "partner.test has 1 authorities now" in caplog.text)
+            target = f"localhost:{site.gateway.bearer_port}"
+            stub = agent_pb2_grpc.AgentGatewayStub(await site.showing(None, target, site.source.current()))
+
+            async def first_word(subject: str) -> object:
+                now = int(datetime.now(UTC).timestamp())
+                token = signer.sign({"sub": subject, "aud": [ISSUER], "iat": now, "exp": now + 300})
+                return await stub.PerformTask(metadata=(("authorization", f"Bearer {token}"),), timeout=10).read()
+
+            assert await first_word(f"spiffe://{PARTNER}/agent/support") is not grpc.aio.EOF
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await first_word(OUR_AGENT)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "dev.stepgrant.test" in (await site.recorded("identity.denied"))["reason"]
 
 
 def forged(site: Partners, spiffe_id: str) -> IssuedSvid:

@@ -7,7 +7,7 @@ import json
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,15 +15,19 @@ from typing import Any
 
 from stepgrant.spiffe.bundles import X509Bundle
 from tests.kit.ca import IssuedSvid
+from tests.kit.foreign import ForeignSigner
 
 
-def bundle_document(*bundles: X509Bundle, sequence: int | None = 1, hint: int | None = None) -> bytes:
+def bundle_document(
+    *bundles: X509Bundle, jwt: Sequence[ForeignSigner] = (), sequence: int | None = 1, hint: int | None = None
+) -> bytes:
     """The SPIFFE bundle document of these authorities."""
-    keys = [
+    keys: list[dict[str, Any]] = [
         {"kty": "EC", "use": "x509-svid", "x5c": [base64.b64encode(der).decode()]}
         for bundle in bundles
         for der in bundle.authorities
     ]
+    keys += [signer.jwk(use="jwt-svid") for signer in jwt]
     document: dict[str, Any] = {"keys": keys}
     if sequence is not None:
         document["spiffe_sequence"] = sequence

@@ -63,10 +63,11 @@ class Partners:
         self.stack.push_async_callback(client.close)
         return client
 
-    async def showing(self, svid: IssuedSvid, target: str, server: IdentitySnapshot) -> grpc.aio.Channel:
-        """A channel of who shows `svid`, whatever that is, to the server that is `server`."""
+    async def showing(self, svid: IssuedSvid | None, target: str, server: IdentitySnapshot) -> grpc.aio.Channel:
+        """A channel of who shows `svid`, whatever that is, or nothing, to the server that is `server`."""
         leaf = x509.load_der_x509_certificate(server.chain_der[0]).public_bytes(Encoding.PEM)
-        credentials = grpc.ssl_channel_credentials(leaf, svid.key_pem, svid.chain_pem)
+        shown = (svid.key_pem, svid.chain_pem) if svid is not None else ()
+        credentials = grpc.ssl_channel_credentials(leaf, *shown)
         options = [("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1)]
         return await self.stack.enter_async_context(grpc.aio.secure_channel(target, credentials, options))
 
@@ -110,6 +111,7 @@ async def partners(
         [gateway]
         issuer = "{ISSUER}"
         listen = "127.0.0.1:0"
+        listen_bearer = "127.0.0.1:0"
         policy = "{policy}"
         [identity]
         source = "workload_api"

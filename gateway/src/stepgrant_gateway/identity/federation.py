@@ -114,10 +114,8 @@ class FederatedIdentity:
 
     async def _refresh(self, relation: Relation) -> None:
         """Asks one endpoint once, and says when to ask next."""
-        endpoint = relation.endpoint
         try:
-            body, fresh = await _on_thread(lambda: self._asked(endpoint))
-            held = accept(relation.held, fresh)
+            await self._ask(relation)
         except BundleRefusedError as error:
             self._observer.count(Count.BUNDLE_REFUSED)
             _log.error("Refused: %s. The one that is held stays.", error, extra={"event": "bundle_refused"})
@@ -126,15 +124,18 @@ class FederatedIdentity:
             self._failed(relation, str(error))
         except Exception as error:  # noqa: BLE001 - else nobody would ask this endpoint again
             _log.exception("A bundle could not be fetched.")
-            self._failed(relation, f"{endpoint.url} could not be asked: {type(error).__name__}")
-        else:
-            self._answered(relation)
-            if held is not relation.held:
-                relation.held, relation.document = held, body
-                await self._changed(held)
+            self._failed(relation, f"{relation.endpoint.url} could not be asked: {type(error).__name__}")
         chance = int.from_bytes(self._entropy(4), "big") / _CHANCES
         due = self._clock.monotonic() + pause(relation.held, relation.failures, chance)
         relation.timer = self._clock.call_at(due, lambda: self._begin(relation))
+
+    async def _ask(self, relation: Relation) -> None:
+        body, fresh = await _on_thread(lambda: self._asked(relation.endpoint))
+        held = accept(relation.held, fresh)
+        self._answered(relation)
+        if held is not relation.held:
+            relation.held, relation.document = held, body
+            await self._changed(held)
 
     def _asked(self, endpoint: Endpoint) -> tuple[bytes, BundleDocument]:
         body = self._fetch(endpoint, self._bundles(), self._clock.now())

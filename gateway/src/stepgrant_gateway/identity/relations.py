@@ -51,15 +51,17 @@ def begin_relations(settings: Mapping[str, FederationSettings], kept: SnapshotSt
     """A relation for each trust domain, with the bundle that it begins with. Blocking.
 
     Raises:
-        ConfigError: a bootstrap file cannot be read, or holds no bundle.
+        ConfigError: a bootstrap file or one of authorities cannot be read, or holds something else.
     """
     if not settings:
         return ()
-    documents = next((_decode(data) for data in kept.kept()), {})
+    documents = next(filter(None, map(_decode, kept.kept())), {})
     relations: list[Relation] = []
     for name, one in settings.items():
         endpoint = one.endpoint(name)
         data, bootstrap = (b"", None) if one.bootstrap is None else _read_bootstrap(name, one.bootstrap)
+        if one.ca is not None:
+            _read_bundle(name, one.ca, "the authorities for the endpoint")
         relation = Relation(endpoint, _origin(endpoint, data), bootstrap)
         began, document = documents.get(name, ("", b""))
         if began == relation.origin:
@@ -84,7 +86,7 @@ def _decode(data: bytes) -> Mapping[str, tuple[str, bytes]]:
             raise ValueError(f"it is of version {document['version']!r}")
         return {str(name): (str(began), text.encode()) for name, (began, text) in document["bundles"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        _log.warning("The kept bundles cannot be read, so the bootstrap files are: %s.", error)
+        _log.warning("Kept bundles cannot be read: %s.", error)
         return {}
 
 
@@ -95,6 +97,10 @@ def _origin(endpoint: Endpoint, bootstrap: bytes) -> str:
 
 def _read_bootstrap(trust_domain: str, path: Path) -> tuple[bytes, BundleDocument]:
     """The bytes of the file, and the bundle that they are: a SPIFFE bundle document, or PEM."""
+    return _read_bundle(trust_domain, path, "the bootstrap bundle")
+
+
+def _read_bundle(trust_domain: str, path: Path, what: str) -> tuple[bytes, BundleDocument]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BUNDLE_BYTES + 1)
@@ -102,6 +108,6 @@ def _read_bootstrap(trust_domain: str, path: Path) -> tuple[bytes, BundleDocumen
             return data, bundle_from_jwks(trust_domain, data)
         return data, BundleDocument(bundle_from_pem(trust_domain, data), JwtBundle(trust_domain, ()), None, None)
     except OSError as error:
-        raise ConfigError(f"the bootstrap bundle {path} of {trust_domain} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"{what} of {trust_domain}, {path}, cannot be read: {error.strerror}") from error
     except InvalidBundleError as error:
-        raise ConfigError(f"the bootstrap bundle {path}: {error}") from error
+        raise ConfigError(f"{what} of {trust_domain}, {path}: {error}") from error

@@ -176,9 +176,10 @@ def jwt_bundle_from_jwks(trust_domain: str, document: bytes) -> JwtBundle:
 def _jwks(trust_domain: str, document: bytes) -> dict[str, Any]:
     _bounded(trust_domain, document)
     try:
-        jwks: Any = json.loads(document, object_pairs_hook=_no_duplicates)
+        # From bytes, `json` would also take UTF-16 and UTF-32, which nobody else reads (SPIFFE Federation, section 5.2.1.3).
+        jwks: Any = json.loads(document.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InvalidBundleError(f"the bundle of {trust_domain} is not strict JSON") from error
+        raise InvalidBundleError(f"the bundle of {trust_domain} is not strict JSON in UTF-8") from error
     if not isinstance(jwks, dict) or not isinstance(jwks.get("keys"), list):
         raise InvalidBundleError(f"the bundle of {trust_domain} has no array `keys`")
     return jwks

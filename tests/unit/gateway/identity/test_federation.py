@@ -24,6 +24,7 @@ from tests.kit.endpoints import bundle_document
 OURS, FIRST, SECOND = TestAuthority(), TestAuthority("partner.test"), TestAuthority("partner.test")
 ENDPOINT = Endpoint("partner.test", "https://partner.test/bundle", Profile.WEB)
 PATIENCE = 10
+UTF_16 = bundle_document(SECOND.bundle(), sequence=2).decode().encode("utf-16")
 LATE = DEFAULT * 1.1
 
 
@@ -133,7 +134,9 @@ async def test_what_went_back_is_refused_counted_and_said_aloud(federated: Feder
     assert federated.authorities() == FIRST.bundle().authorities
 
 
-@pytest.mark.parametrize("says", [BundleUnavailableError("away"), b"<html>", b'{"keys": 1}', ZeroDivisionError()])
+@pytest.mark.parametrize(
+    "says", [BundleUnavailableError("away"), b"<html>", b'{"keys": 1}', UTF_16, ZeroDivisionError()]
+)
 async def test_an_endpoint_that_is_away_or_broken_leaves_the_last_good_bundle_and_is_seen(says, caplog) -> None:
     federated = Federated()
     await federated.start()
@@ -193,6 +196,18 @@ async def test_no_endpoint_speaks_for_the_own_trust_domain() -> None:
     identity = FederatedIdentity(source, [ours], ManualClock(), bytes)
     with pytest.raises(IdentityUnavailableError, match="own trust domain"):
         identity.current()
+
+
+async def test_a_disk_that_fails_costs_the_next_start_only(federated: Federated, monkeypatch, caplog) -> None:
+    def full(_: bytes) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(federated.kept, "keep", full)
+    await federated.later(bundle_document(SECOND.bundle(), sequence=2))
+    assert federated.authorities() == SECOND.bundle().authorities
+    assert "Fetched bundles cannot be kept" in caplog.text
+    await federated.later(bundle_document(FIRST.bundle(), sequence=3))
+    assert federated.authorities() == FIRST.bundle().authorities
 
 
 async def test_what_was_fetched_is_kept(federated: Federated) -> None:

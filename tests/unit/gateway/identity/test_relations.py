@@ -86,6 +86,28 @@ def test_what_was_kept_and_cannot_be_read_counts_for_nothing(bootstrap: Path, da
     assert sequence(settings(bootstrap), shelf) == 7
 
 
+def test_of_two_kept_files_the_newest_that_can_be_read_counts(kept: MemorySnapshots, bootstrap: Path) -> None:
+    class Two:
+        def kept(self):
+            yield b"cut off"
+            yield from kept.kept()
+
+        def keep(self, snapshot: bytes) -> None:
+            raise NotImplementedError
+
+    (relation,) = begin_relations(settings(bootstrap), Two())
+    assert relation.held is not None
+    assert relation.held.sequence == 9
+
+
+def test_authorities_of_the_web_that_cannot_be_read_stop_the_start(tmp_path: Path) -> None:
+    one = FederationSettings(url="https://partner.test/b", profile=Profile.WEB, ca=tmp_path / "web.pem")
+    with pytest.raises(ConfigError, match=r"the authorities for the endpoint of partner\.test, .* cannot be read"):
+        begin_relations({"partner.test": one}, MemorySnapshots())
+    (tmp_path / "web.pem").write_bytes(OLD.bundle().pem)
+    assert begin_relations({"partner.test": one}, MemorySnapshots())[0].held is None
+
+
 def test_a_kept_document_that_is_no_bundle_counts_for_nothing(kept, bootstrap: Path) -> None:
     document = json.loads(next(iter(kept.kept())))
     document["bundles"]["partner.test"][1] = "{}"
