@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,30 +14,36 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from stepgrant.v1 import agent_pb2_grpc
+from tests.faults.waiting import eventually
 from tests.integration.spire.daemons import SpireAgent, SpireServer, free_port, real_spire
 from tests.integration.spire.outside import channel_showing
-from tests.integration.spire.site import SUPPORT, TRUST_DOMAIN, Site, bare_site, distinct, goes_on, written
+from tests.integration.spire.processes import PATIENCE
+from tests.integration.spire.site import SUPPORT, TRUST_DOMAIN, Site, bare_site, distinct, events, goes_on, written
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.partners import PARTNER, PERMIT
 
 pytestmark = list(real_spire)
 
 THEIRS = f"spiffe://{PARTNER}/agent/support"
-ENDPOINT = (
-    """federation {{ bundle_endpoint {{ address = "127.0.0.1", port = {port}, profile "https_spiffe" {{}} }} }}"""
-)
+ENDPOINT = """federation {{ bundle_endpoint {{ address = "127.0.0.1", port = {port}, refresh_hint = "10s", profile "https_spiffe" {{}} }} }}"""
+
+FEDERATION = f"""
+[federation."{PARTNER}"]
+url = "{{url}}"
+profile = "https_spiffe"
+endpoint_id = "spiffe://{PARTNER}/spire/server"
+bootstrap = "partner-bundle.json"
+"""
 
 
 @asynccontextmanager
-async def federated() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
-    """Our site, the partner's server, and the partner's node; each knows the other's bundle, and where to look for the next."""
+async def two_domains() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
+    """Our site, the partner's server, and the partner's node. The partner knows our bundle; policy knows the partner's agent."""
     ports = free_port(), free_port()
     async with bare_site(svid_ttl=600, federation=ENDPOINT.format(port=ports[0])) as site:
         partner = SpireServer(site.folder / "p", PARTNER, site.stack, 600, ENDPOINT.format(port=ports[1]))
         await partner.begin()
-        await introduce(site.server, partner, ports[1])
-        await introduce(partner, site.server, ports[0])
-        await site.register(federates_with=f" -federatesWith spiffe://{PARTNER}")
+        await introduce(partner, site.server)
         node = await partner.node("c")
         selector = f"unix:path:{site.python(THEIRS)}"
         await partner.tell(
@@ -50,12 +57,27 @@ async def federated() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
         yield site, partner, node
 
 
-async def introduce(server: SpireServer, other: SpireServer, port: int) -> None:
+@asynccontextmanager
+async def federated() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
+    """As `two_domains`, and our server federates as well: gateway and resource have the partner's bundle from SPIRE."""
+    async with two_domains() as (site, partner, node):
+        await introduce(site.server, partner)
+        await site.register(federates_with=f" -federatesWith spiffe://{PARTNER}")
+        yield site, partner, node
+
+
+async def introduce(server: SpireServer, other: SpireServer) -> None:
     """By the page's command, which is written for this partner."""
     bundle = server.folder / "theirs.json"
     bundle.write_text(await other.tell("bundle", "show", "-format", "spiffe"))
     line = written("federation create").replace(PARTNER, other.trust_domain)
-    await server.type_in(line, {"URL": f"https://127.0.0.1:{port}", "BUNDLE": str(bundle)})
+    await server.type_in(line, {"URL": endpoint(other), "BUNDLE": str(bundle)})
+
+
+def endpoint(server: SpireServer) -> str:
+    """The URL of its bundle endpoint."""
+    (port,) = re.findall(r"port = (\d+)", server.federation)
+    return f"https://127.0.0.1:{port}"
 
 
 async def test_a_partners_workload_gets_what_policy_gives_it_and_its_lock_is_not_ours() -> None:
@@ -88,6 +110,26 @@ async def test_a_partners_new_authority_comes_through_its_bundle_endpoint_and_co
         await partner.tell("localauthority", "x509", "revoke", "-authorityID", retiring)
         await site.server.tell("federation", "refresh", "-id", f"spiffe://{PARTNER}")
         await orders.until(lambda said: said[-1].get("authorities", {}).get(PARTNER) == 1)
+        await goes_on(agent)
+
+
+async def test_our_gateway_fetches_bundles_from_a_spire_servers_endpoint_itself() -> None:
+    """`https_spiffe`, by gateway.toml: from the bundle that was exchanged on to those that the endpoint then serves."""
+    async with two_domains() as (site, partner, node):
+        await site.register()
+        (site.folder / "partner-bundle.json").write_text(await partner.tell("bundle", "show", "-format", "spiffe"))
+        with (site.folder / "gateway.toml").open("a") as config:
+            config.write(FEDERATION.format(url=endpoint(partner)))
+        gateway = await site.serve()
+        agent = await site.begin(THEIRS, "-m", "tests.integration.spire.programs.bearer", node=node)
+        await goes_on(agent)
+        retiring = (await partner.ask("localauthority", "x509", "show"))["active"]["authority_id"]
+        coming = (await partner.ask("localauthority", "x509", "prepare"))["prepared_authority"]["authority_id"]
+        had = len(events(gateway, "bundle_updated"))
+        await eventually(lambda: len(events(gateway, "bundle_updated")) > had, PATIENCE)
+        await partner.tell("localauthority", "x509", "activate", "-authorityID", coming)
+        await partner.tell("localauthority", "x509", "taint", "-authorityID", retiring)
+        await agent.until(lambda said: len(distinct(said, "step")) == 2)
         await goes_on(agent)
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import grpc
+
+from stepgrant_gateway.system import SystemClock
 from tests.integration.spire.daemons import real_spire
-from tests.integration.spire.site import SUPPORT, distinct, goes_on, spire_site
+from tests.integration.spire.outside import channel_as, minted
+from tests.integration.spire.processes import PATIENCE
+from tests.integration.spire.site import GATEWAY, SUPPORT, distinct, goes_on, spire_site
+from tests.kit.agent import Agent, declaring
 
 pytestmark = list(real_spire)
 
@@ -29,6 +37,36 @@ async def test_an_evicted_workload_gets_no_new_svid_and_its_stream_ends_with_the
         await agent.until(lambda said: said[-1].get("not_opened") == "identity_unavailable")
         assert "expired at" in agent.said[-1]["text"]
         await site.nobody_works()
+
+
+async def test_id_07_a_thief_with_the_svid_of_a_deleted_workload_loses_stream_and_grant_when_it_ends() -> None:
+    """Nobody tells a thief anything, and its stream knows no Workload API: the gateway ends both, at the SVID's end."""
+    async with spire_site(svid_ttl=600) as site:
+        await site.serve()
+        stolen = await minted(site.server, SUPPORT, ttl="20s")
+        await site.type_in("entry delete", ENTRY=await site.server.entry(SUPPORT))
+        async with channel_as(stolen, site.address) as channel:
+            thief = Agent(channel)
+            parameters = '{"customer":"jo@x.org","order_id":"ord_00000042"}'
+            await thief.open(certificate=stolen.leaf_sha256, gateway=GATEWAY, parameters_json=parameters)
+            await thief.send(declare=declaring())
+            granted = (await thief.read()).granted
+            assert granted.expires_unix_ms <= stolen.not_after.timestamp() * 1000
+            said = await last_words(thief)
+        assert said[-1] == "closed identity_expired"
+        assert said[0].startswith("revoked ")
+        assert SystemClock().now() >= stolen.not_after
+        await site.nobody_works()
+
+
+async def last_words(thief: Agent) -> list[str]:
+    """What the gateway says until the stream ends."""
+    said: list[str] = []
+    async with asyncio.timeout(PATIENCE):
+        while (message := await thief.call.read()) is not grpc.aio.EOF:
+            kind = message.WhichOneof("message")
+            said.append(f"{kind} {getattr(message, kind).code}")
+    return said
 
 
 async def test_a_deleted_entry_ends_what_the_workload_does_within_seconds() -> None:

@@ -23,7 +23,7 @@ FURTHER = 2
 """SVIDs after a taint: the one that it causes, and the next one, which moves everybody to connections with new ones on both sides."""
 
 
-async def test_a_task_of_100_steps_goes_on_through_rotations_of_every_svid_and_no_step_is_refused() -> None:
+async def test_id_08_a_task_of_100_steps_goes_on_through_rotations_of_every_svid_and_no_step_is_refused() -> None:
     """One task: what refuses a step ends the agent's program. Steps that were live at a rotation go on as well."""
     async with spire_site(svid_ttl=20) as site:
         gateway = await site.serve()
