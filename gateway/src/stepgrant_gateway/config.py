@@ -23,6 +23,7 @@ from stepgrant_gateway.core.settings import (
     setting,
 )
 from stepgrant_gateway.identity.endpoints import Profile
+from stepgrant_gateway.identity.mapping import overlap
 from stepgrant_gateway.identity.settings import FederationSettings, IdentitySettings
 from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.rpc.settings import LimitSettings
@@ -199,6 +200,9 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
         if found is not None:
             key, wrong = found
             raise place(f"{section}.{key}").error(wrong)
+    wrong = _mapping_trouble(config)
+    if wrong:
+        raise place("identity.workloads").error(wrong)
     for name, settings in config.federation.items():
         wrong = _relation_trouble(name, settings, config)
         if wrong:
@@ -209,6 +213,19 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
             raise place(config.insecure[0]).error(
                 f"is insecure, so the gateway listens on loopback only; gateway.{key} is {address}"
             )
+
+
+def _mapping_trouble(config: Config) -> str:
+    """What is wrong with OIDC workloads beside the rest, or nothing: no issuer speaks for who is somebody already."""
+    if config.identity.workloads and config.gateway.listen_bearer is None:
+        return "is for the listener of bearer tokens: set gateway.listen_bearer"
+    for mapped in (one.mapped for one in config.identity.workloads):
+        if mapped.under.trust_domain != config.gateway.issuer.trust_domain:
+            return f"mints IDs under {mapped.under}: they are of another trust domain than gateway.issuer"
+        for taken in (config.gateway.issuer, *sorted(config.gateway.operators, key=str)):
+            if overlap(mapped.under, taken):
+                return f"mints IDs under {mapped.under}, where {taken} lies: give them a path of their own"
+    return ""
 
 
 def _relation_trouble(name: str, settings: FederationSettings, config: Config) -> str:

@@ -14,7 +14,6 @@ from typing import Final
 from stepgrant.errors import IdentityUnavailableError, StepgrantError
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES
-from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.app.assigning import Assigning
@@ -39,23 +38,21 @@ from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
 from stepgrant_gateway.core.ledger import Record
 from stepgrant_gateway.core.observations import UNOBSERVED
-from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet, SubjectProver
-from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
+from stepgrant_gateway.core.ports import Clock, Entropy, Observer, PolicySet
 from stepgrant_gateway.identity.federation import FederatedIdentity
-from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.relations import begin_relations
-from stepgrant_gateway.identity.subjects import oidc_subjects
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.listeners import Judges, Listeners, Services
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.policy.source import DirectorySource
+from stepgrant_gateway.proving import Provers, proving
 from stepgrant_gateway.pulse import DeniedCallers, Pulse
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.dispatcher import DispatcherService
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.rpc.opening import Speaker
 from stepgrant_gateway.rpc.operator import OperatorService
-from stepgrant_gateway.rpc.quotas import Quotas, quotas_of
+from stepgrant_gateway.rpc.quotas import quotas_of
 from stepgrant_gateway.rpc.server import TRANSPORT, Transport
 from stepgrant_gateway.rpc.verifier import VerifierService
 from stepgrant_gateway.storage.opening import bundle_store, make_sealer, open_ledger
@@ -144,8 +141,9 @@ class Gateway:
             if tracing is not None:
                 stack.push_async_callback(tracing.close)
             world = replace(world, observer=tracing or observer)
-            application = await _application(config, world, instance_id, stack, ahead_until)
-            ports, oversight = await _face(config, world, identity, instance_id, application, metrics, stack)
+            provers = await stack.enter_async_context(proving(config, identity, world.clock))
+            application = await _application(config, world, instance_id, provers, stack, ahead_until)
+            ports, oversight = await _face(config, world, identity, instance_id, application, provers, metrics, stack)
             identity.start()
             _log.info(
                 "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, ports[0],
@@ -165,8 +163,9 @@ async def _require_own_identity(config: Config, source: IdentitySource) -> None:
 
 
 async def _application(
-    config: Config, world: World, instance_id: str, stack: AsyncExitStack, ahead_until: datetime | None
-) -> Application:
+    config: Config, world: World, instance_id: str, provers: Provers, stack: AsyncExitStack,
+    ahead_until: datetime | None,
+) -> Application:  # fmt: skip
     source = DirectorySource(config.gateway.policy)
     policy = await asyncio.to_thread(source.load)
     sealer = make_sealer(config.inputs, world.entropy)
@@ -186,8 +185,7 @@ async def _application(
     await retention.start()
     stack.callback(retention.stop)
     keys = SigningKeys(instance_id, signer, world.clock)
-    prover = await stack.enter_async_context(oidc_subjects(config.identity.subjects, world.clock))
-    application = _use_cases(config, world, instance_id, policy, source, history, recorder, retention, keys, prover)
+    application = _use_cases(config, world, instance_id, policy, source, history, recorder, retention, keys, provers)
     snapshots.begin(recorder, world.clock)
     stack.push_async_callback(snapshots.close)
     events = [*forgiven, application.operating.activation(policy, "gateway")]
@@ -213,7 +211,7 @@ def _use_cases(
     recorder: Recorder,
     retention: Retention,
     keys: SigningKeys,
-    prover: SubjectProver | None,
+    provers: Provers,
 ) -> Application:
     clock, entropy, observer = world.clock, world.entropy, world.observer
     state = State(policy, linger=timedelta(seconds=config.limits.linger_seconds))
@@ -249,7 +247,7 @@ def _use_cases(
             granting=granting,
             endings=endings,
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
-            prover=prover,
+            prover=provers.subjects,
             observer=observer,
         ),
         assigning=Assigning(
@@ -266,13 +264,14 @@ def _use_cases(
 
 async def _face(
     config: Config, world: World, identity: FederatedIdentity, instance_id: str, application: Application,
-    metrics: Metrics | None, stack: AsyncExitStack,
+    provers: Provers, metrics: Metrics | None, stack: AsyncExitStack,
 ) -> tuple[tuple[int, int | None], Oversight]:  # fmt: skip
     clock = world.clock
     denied = DeniedCallers(application.recorder, clock, world.observer)
     quotas = quotas_of(config.limits, clock, world.observer)
-    judges = _judges(config, world, denied, quotas)
+    judges = Judges(provers.peers, provers.bearers, denied.record, quotas)
     live = LiveCalls(clock, judges.verify)
+    provers.subscribe(live.verify_again)
     limits = agent_pb2.Limits(
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
@@ -331,17 +330,6 @@ async def _face(
     await oversight.begin()
     stack.callback(pulse.stop)
     return ports, oversight
-
-
-def _judges(config: Config, world: World, denied: DeniedCallers, quotas: Quotas) -> Judges:
-    """A certificate is judged by the X.509 authorities of its trust domain, a token by those that its kind has."""
-    clock = world.clock
-
-    def bundles() -> BundleSet:
-        return world.identity.current().bundles
-
-    bearers = Bearers([JwtSvidBearers(str(config.gateway.issuer), bundles, clock.now)])
-    return Judges(PeerVerifier(bundles, clock.now), bearers, denied.record, quotas)
 
 
 def _look(identity: IdentitySource) -> None:

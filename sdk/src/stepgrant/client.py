@@ -9,7 +9,8 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -35,7 +36,9 @@ GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
 CREDENTIAL_VARIABLE: Final = "STEPGRANT_CREDENTIAL"
-CREDENTIALS: Final = ("x509", "jwt")
+CREDENTIALS: Final = ("x509", "jwt", "oidc")
+SHOWN_FILE_VARIABLE: Final = "STEPGRANT_TOKEN_FILE"
+BUNDLE_FILE_VARIABLE: Final = "STEPGRANT_BUNDLE_FILE"
 CURRENT_CLIENT: Final[ContextVar[Client | None]] = ContextVar("stepgrant_client", default=None)
 """The client that `stepgrant.task` uses here: the innermost that was entered with `async with`."""
 
@@ -258,8 +261,9 @@ def connect(
 
     `gateway` is `host:port` (STEPGRANT_GATEWAY), `gateway_id` its SPIFFE ID (STEPGRANT_GATEWAY_ID), `identity` where the own
     SVID comes from (by default the Workload API at SPIFFE_ENDPOINT_SOCKET). An identity that is given stays the caller's to
-    close. `credential` is what the gateway is shown: `x509`, which is the default, or `jwt`: a JWT-SVID, at the gateway's
-    listener for bearer tokens (STEPGRANT_CREDENTIAL). An identity that is given brings its own.
+    close. `credential` is what the gateway is shown (STEPGRANT_CREDENTIAL): `x509`, which is the default, or at the gateway's
+    listener for bearer tokens `jwt`, a JWT-SVID, or `oidc`: no Workload API then, but the OIDC token in STEPGRANT_TOKEN_FILE
+    and the authorities of the gateway's trust domain in STEPGRANT_BUNDLE_FILE (PEM). An identity that is given brings its own.
 
     Raises:
         MisuseError: one is missing or malformed; the text says which and what to do.
@@ -280,7 +284,11 @@ def connect(
         return Client(address, server, identity)
     shown = credential if credential is not None else os.environ.get(CREDENTIAL_VARIABLE) or CREDENTIALS[0]
     if shown not in CREDENTIALS:
-        raise MisuseError(f"what the gateway is shown ({CREDENTIAL_VARIABLE}) is {shown[:64]!r}: set it to x509 or jwt")
+        raise MisuseError(
+            f"what the gateway is shown ({CREDENTIAL_VARIABLE}) is {shown[:64]!r}: set it to x509, jwt or oidc"
+        )
+    if shown == "oidc":
+        return Client(address, server, _token_file(server.trust_domain), owns_identity=True)
     socket = _setting(None, SOCKET_VARIABLE, "the Workload API's socket, such as unix:/run/spire/agent.sock")
     if not socket.startswith(("unix:", "tcp:")):
         raise MisuseError(f"{SOCKET_VARIABLE} begins with neither unix: nor tcp:, such as unix:/run/spire/agent.sock")
@@ -298,6 +306,14 @@ def _workload(socket: str, gateway_id: SpiffeId, credential: str) -> IdentitySou
     from stepgrant.spiffe.jwt_workload import fetch_jwt_svid
 
     return JwtSvidSource(source, functools.partial(fetch_jwt_svid, socket), str(gateway_id))
+
+
+def _token_file(trust_domain: str) -> IdentitySource:
+    from stepgrant.spiffe.token_file import TokenFileSource
+
+    token = _setting(None, SHOWN_FILE_VARIABLE, "the file with the OIDC token of this program")
+    bundle = _setting(None, BUNDLE_FILE_VARIABLE, "a PEM file with the authorities of the gateway's trust domain")
+    return TokenFileSource(Path(token), Path(bundle), trust_domain=trust_domain, now=lambda: datetime.now(UTC))
 
 
 def parse_address(text: str, what: str) -> Address:

@@ -30,11 +30,11 @@ COMPLETE = {
 
 
 @pytest.mark.parametrize("said", ["JWT", "bearer", "x509 "])
-def test_what_the_gateway_is_shown_is_x509_or_jwt(monkeypatch, said):
+def test_what_the_gateway_is_shown_is_one_of_three(monkeypatch, said):
     for name, value in COMPLETE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STEPGRANT_CREDENTIAL", said)
-    with pytest.raises(MisuseError, match=r"STEPGRANT_CREDENTIAL.* set it to x509 or jwt"):
+    with pytest.raises(MisuseError, match=r"STEPGRANT_CREDENTIAL.* set it to x509, jwt or oidc"):
         connect()
 
 

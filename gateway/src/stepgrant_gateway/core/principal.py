@@ -15,6 +15,9 @@ METHOD_X509: Final = "x509"
 """By an X.509-SVID, in the TLS handshake."""
 METHOD_JWT: Final = "jwt"
 """By a JWT-SVID, on the listener for bearer tokens."""
+METHOD_OIDC: Final = "oidc"
+"""By a token of an OIDC issuer, on the listener for bearer tokens."""
+METHODS: Final = (METHOD_X509, METHOD_JWT, METHOD_OIDC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from stepgrant.errors import InvalidInputError
@@ -20,11 +20,16 @@ class Issuers:
     def __init__(self, settings: Sequence[OidcIssuer], clock: Clock) -> None:
         """Nothing is fetched yet."""
         self._settings = {of.issuer: of for of in settings}
-        self._keys = {of.issuer: IssuerKeys(of.issuer, partial(fetch_keys, of), clock) for of in settings}
+        self._subscribers: list[Callable[[], object]] = []
+        self._keys = {of.issuer: IssuerKeys(of.issuer, partial(fetch_keys, of), clock, self._notify) for of in settings}
 
     def __contains__(self, issuer: object) -> bool:
         """True for the `iss` of one that is configured."""
         return issuer in self._settings
+
+    def subscribe(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called each time that an issuer has other keys than before."""
+        self._subscribers.append(callback)
 
     async def begin(self) -> None:
         """Fetches all keys once. An issuer that is away is asked again later, and until then its tokens are refused.
@@ -34,7 +39,7 @@ class Issuers:
         """
         for keys in self._keys.values():
             keys.begin()
-        await asyncio.gather(*(keys.fetched() for keys in self._keys.values()))
+        await self.settled()
         for of in self._settings.values():
             try:
                 self._keys[of.issuer].current()
@@ -43,6 +48,10 @@ class Issuers:
                     raise ConfigError(
                         f"{of.jwks}: holds no keys of {of.issuer} that can be used; see the log"
                     ) from error
+
+    async def settled(self) -> None:
+        """Returns once nothing is being fetched."""
+        await asyncio.gather(*(keys.fetched() for keys in self._keys.values()))
 
     def stop(self) -> None:
         """Fetches no more."""
@@ -59,3 +68,7 @@ class Issuers:
     def missing_key(self, issuer: str) -> bool:
         """A token of this issuer names a key that is not known: True if its keys are being fetched, so that it may be soon."""
         return self._keys[issuer].missing()
+
+    def _notify(self) -> None:
+        for callback in self._subscribers:
+            callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,9 +19,10 @@ _USES: Final[frozenset[str | None]] = frozenset({None, "sig"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeySet:
-    """The keys that an issuer signs with, by `kid`. Never empty. Two sets are one only if they are the same object."""
+    """The keys that an issuer signs with, by `kid`. Never empty. `digest`: SHA-256 of the document that they came in."""
 
     by_kid: Mapping[str, VerificationKey]
+    digest: bytes
 
 
 def parse_key_set(document: bytes) -> KeySet:
@@ -53,4 +55,4 @@ def parse_key_set(document: bytes) -> KeySet:
     if not by_kid:
         why = f": {passed_over[0]}" if passed_over else ""
         raise InvalidInputError(f"the key set has no key to verify signatures with{why}")
-    return KeySet(by_kid)
+    return KeySet(by_kid, hashlib.sha256(document).digest())

@@ -27,11 +27,14 @@ logger = logging.getLogger(__name__)
 class IssuerKeys:
     """The last good key set of one issuer, from `begin` on. For one event loop."""
 
-    def __init__(self, issuer: str, fetch: Callable[[], KeySet], clock: Clock) -> None:
-        """`fetch` blocks within bounds of its own and raises FetchError."""
+    def __init__(
+        self, issuer: str, fetch: Callable[[], KeySet], clock: Clock, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`fetch` blocks within bounds of its own and raises FetchError; `changed` hears of each other set."""
         self.issuer = issuer
         self._fetch = fetch
         self._clock = clock
+        self._changed = changed
         self._held: KeySet | None = None
         self._held_since = clock.monotonic()
         self._asked: timedelta | None = None
@@ -86,9 +89,10 @@ class IssuerKeys:
             )  # fmt: skip
         else:
             wait, self._held_since = REFRESH, self._clock.monotonic()
-            if self._held is None or self._held.by_kid != fresh.by_kid:
+            if self._held is None or self._held.digest != fresh.digest:
                 logger.info("The keys of %s are here.", self.issuer, extra={"event": "issuer_keys"})
-            self._held = fresh
+                self._held = fresh
+                self._changed()
         self._fetching = None
         self._timer = self._clock.call_at(self._clock.monotonic() + wait, self.begin)
 

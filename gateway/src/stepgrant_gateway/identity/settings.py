@@ -19,7 +19,7 @@ from stepgrant_gateway.core.settings import (
 )
 from stepgrant_gateway.identity.discovery import OidcIssuer
 from stepgrant_gateway.identity.endpoints import Endpoint, Profile
-from stepgrant_gateway.identity.oidc_settings import read_subject_issuers
+from stepgrant_gateway.identity.oidc_settings import WorkloadIssuer, read_subject_issuers, read_workload_issuers
 
 
 def read_source(value: object, place: Place) -> str:
@@ -52,6 +52,11 @@ class IdentitySettings(Section):
     subjects: tuple[OidcIssuer, ...] = setting(
         "OIDC issuers whose tokens prove on whose behalf a task runs, a table each. None by default.",
         read_subject_issuers,
+        (),
+    )
+    workloads: tuple[WorkloadIssuer, ...] = setting(
+        "OIDC issuers whose tokens stand for workloads at `gateway.listen_bearer`, a table each. None by default.",
+        read_workload_issuers,
         (),
     )
 

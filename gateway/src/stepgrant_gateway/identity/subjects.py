@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
 from stepgrant.errors import DenialCode, InvalidInputError
 from stepgrant_gateway.core.decision import Refused
-from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.core.principal import Subject
-from stepgrant_gateway.identity.discovery import OidcIssuer
 from stepgrant_gateway.identity.issuers import Issuers
 from stepgrant_gateway.identity.oidc import UnknownKeyError, verify_oidc_token
 
@@ -23,21 +20,6 @@ KEY_COMES = Refused(
     "try again in a moment.",
     retry_after=COME_BACK,
 )
-
-
-@asynccontextmanager
-async def oidc_subjects(settings: Sequence[OidcIssuer], clock: Clock) -> AsyncIterator[OidcSubjects | None]:
-    """Who proves users by tokens of these issuers, their keys fetched, for as long as it is entered; None for no issuers.
-
-    Raises:
-        ConfigError: a file of keys cannot be used.
-    """
-    issuers = Issuers(settings, clock)
-    try:
-        await issuers.begin()
-        yield OidcSubjects(issuers, clock.now) if settings else None
-    finally:
-        issuers.stop()
 
 
 class OidcSubjects:

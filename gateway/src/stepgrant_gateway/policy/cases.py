@@ -29,7 +29,7 @@ from stepgrant_gateway.core.decision import (
 from stepgrant_gateway.core.delegation import violation
 from stepgrant_gateway.core.errors import Finding, PolicyRefusedError
 from stepgrant_gateway.core.grants import settle_terms
-from stepgrant_gateway.core.principal import Subject
+from stepgrant_gateway.core.principal import METHOD_X509, METHODS, Subject
 from stepgrant_gateway.policy.expectations import Came, differences, read_expected
 from stepgrant_gateway.policy.findings import refused
 from stepgrant_gateway.policy.sets import LoadedPolicySet
@@ -201,7 +201,7 @@ def _given(task: Value, given: Value | None, policy: LoadedPolicySet) -> _Given 
     if "budget" in before:
         for name, value in before["budget"].section("`budget`", optional=tuple(sorted(policy.catalog.budgets))).items():
             budget[name] = value.number(f"`{name}`")
-    peer = before["peer"].choice("`peer`", ("x509", "jwt")) if "peer" in before else "x509"
+    peer = before["peer"].choice("`peer`", METHODS) if "peer" in before else METHOD_X509
     vouched_by = before["vouched_by"].choice("`vouched_by`", VOUCHERS) if "vouched_by" in before else BY_AGENT
     dispatcher = _spiffe_id(before["dispatcher"], "`dispatcher`") if "dispatcher" in before else ""
     if vouched_by == BY_ASSIGNMENT and not dispatcher:

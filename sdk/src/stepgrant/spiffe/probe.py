@@ -175,6 +175,8 @@ def _context(snapshot: IdentitySnapshot) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
+    if not snapshot.chain_der:
+        return context  # It has a token of another kind, which is nobody's business before it is known who is there.
     with tempfile.NamedTemporaryFile() as chain, _piped(snapshot.private_key_pem) as key:
         chain.write(snapshot.chain_pem)
         chain.flush()
