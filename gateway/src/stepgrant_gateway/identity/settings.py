@@ -42,12 +42,14 @@ class IdentitySettings(Section):
     )
     chain: Path | None = setting("With `files`: PEM of the SVID, leaf first.", read_path, None)
     key: Path | None = setting("With `files`: PEM of its private key.", read_path, None)
-    bundle: Path | None = setting("With `files`: PEM of the authorities of the own trust domain.", read_path, None)
+    bundle: Path | None = setting(
+        "With `files`: the authorities of the own trust domain, PEM or a SPIFFE bundle document.", read_path, None
+    )
     trust_domain: str | None = setting(
         "With `files`: name of the own trust domain, such as `acme.org`.", read_text, None
     )
     federated: Mapping[str, Path] = setting(
-        "With `files`: PEM of the authorities of each further trust domain, by its name.", read_path_table, dict
+        "With `files`: the same of each further trust domain, by its name.", read_path_table, dict
     )
     subjects: tuple[OidcIssuer, ...] = setting(
         "OIDC issuers whose tokens prove on whose behalf a task runs, a table each. None by default.",

@@ -1,4 +1,4 @@
-"""An identity from PEM files that somebody else keeps fresh, such as spiffe-helper or a secret mount."""
+"""An identity from files that somebody else keeps fresh, such as spiffe-helper or a secret mount."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from stepgrant.errors import IdentityUnavailableError, StepgrantError
-from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleSet, bundle_from_pem
+from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleSet, X509Bundle, bundle_from_jwks, bundle_from_pem
+from stepgrant.spiffe.jwt_bundle import JwtBundle
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
 from stepgrant.spiffe.subscribers import Subscribers
 from stepgrant.spiffe.x509 import MAX_CHAIN_BYTES, chain_from_pem
@@ -24,7 +25,9 @@ _Stamp = tuple[tuple[int, int, int], ...]
 
 
 class FileSource:
-    """An `IdentitySource` over a chain (leaf first), a key and a bundle, all PEM.
+    """An `IdentitySource` over a chain (leaf first) and a key, both PEM, and a bundle: PEM, or a SPIFFE bundle document.
+
+    Only a document brings JWT authorities.
 
     The files are looked at again at each `current` (by modification time) and at each `reload`. While chain and key do not
     fit together, as in the middle of a rotation, the last pair that did is used, against the bundle as it is now.
@@ -94,12 +97,7 @@ class FileSource:
         now = self._now()
         stamp = self._stamps()
         if read or stamp != self._stamp:
-            self._bundle_set = BundleSet(
-                tuple(
-                    bundle_from_pem(trust_domain, _read(path, MAX_BUNDLE_BYTES))
-                    for trust_domain, path in self._bundles.items()
-                )
-            )
+            self._bundle_set = read_bundles(self._bundles)
             fresh = (chain_from_pem(_read(self._chain, MAX_CHAIN_BYTES)), _read_key(self._key))
             try:
                 snapshot = take_snapshot(*fresh, self._bundle_set, now)
@@ -118,6 +116,25 @@ class FileSource:
     def _stamps(self) -> _Stamp:
         stats = [path.stat() for path in (self._chain, self._key, *self._bundles.values())]
         return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in stats)
+
+
+def read_bundles(files: Mapping[str, Path]) -> BundleSet:
+    """The bundles that these files hold, by trust domain: certificates in PEM, or a SPIFFE bundle document (JSON).
+
+    Raises:
+        OSError, IdentityUnavailableError, InvalidBundleError: one cannot be read, is too large, or holds neither.
+    """
+    x509: list[X509Bundle] = []
+    jwt: list[JwtBundle] = []
+    for trust_domain, path in files.items():
+        content = _read(path, MAX_BUNDLE_BYTES)
+        if content.lstrip().startswith(b"{"):
+            document = bundle_from_jwks(trust_domain, content)
+            x509.append(document.bundle)
+            jwt.append(document.jwt_bundle)
+        else:
+            x509.append(bundle_from_pem(trust_domain, content))
+    return BundleSet(tuple(x509), tuple(jwt))
 
 
 def _read(path: Path, limit: int) -> bytes:

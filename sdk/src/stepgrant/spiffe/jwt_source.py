@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from stepgrant.errors import IdentityUnavailableError, InvalidInputError
+from stepgrant.errors import IdentityUnavailableError
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.jwt import read_own_jwt_svid
 from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource, JwtSvid
@@ -99,7 +99,7 @@ class JwtSvidSource:
                 return
             try:
                 svid = self._fetched()
-            except (IdentityUnavailableError, InvalidInputError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the thread goes on, or no token would be fetched any more
                 self._why = str(error)
                 _log.warning("No new JWT-SVID: %s", error)
                 pause, backoff = backoff, min(backoff * 2, MAX_BACKOFF)

@@ -113,6 +113,8 @@ class JwtAuthorities:
         except grpc.RpcError as error:
             if not self._closed.is_set():
                 _log.warning("The JWT authorities at %s are not told: %s", self._socket, said(error))
+        except Exception:  # noqa: BLE001 - if the thread ended, an authority that leaves would be trusted for ever
+            _log.exception("The JWT authorities that %s sent could not be taken.", self._socket)
         finally:
             self._answered.set()
         return brought

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES
 from stepgrant.spiffe.files import FileSource
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.clock import START, ManualClock
+from tests.kit.jwt import JwtAuthority
 
 
 class Folder:
@@ -65,6 +68,22 @@ def test_changed_files_are_read_again_and_subscribers_hear(folder: Folder, autho
     folder.write(authority.issue("agent/triage"), authority)
     assert folder.source.current().spiffe_id.path == "/agent/triage"
     assert folder.changes == 2
+
+
+def test_a_bundle_may_be_a_spiffe_bundle_document_and_brings_jwt_authorities(
+    folder: Folder, authority: TestAuthority
+) -> None:
+    signer = JwtAuthority().signer
+    root = {"use": "x509-svid", "kty": "EC", "x5c": [b64encode(authority.bundle().authorities[0]).decode()]}
+    document = json.dumps({"keys": [root, signer.jwk(use="jwt-svid")]})
+    assert folder.source.current().bundles.jwt("acme.org") is None
+    folder.put(folder.bundle, f"\n{document}".encode())
+    found = folder.source.current().bundles
+    assert found.get("acme.org") == authority.bundle()
+    assert [one.kid for one in found.jwt("acme.org").authorities] == ["one"]
+    folder.put(folder.bundle, document.replace("jwt-svid", "sig").encode()[:-1])
+    with pytest.raises(IdentityUnavailableError, match="strict JSON"):
+        folder.source.current()
 
 
 def test_reload_reads_whatever_the_modification_times_say(folder: Folder, authority: TestAuthority) -> None:

@@ -99,8 +99,9 @@ def test_a_token_counts_until_it_ends_also_when_no_newer_one_is_to_be_had(bench:
         source.current()
 
 
-def test_what_could_not_be_fetched_is_tried_again(bench: Bench) -> None:
-    source = bench.start(IdentityUnavailableError("not there yet"), bench.token())
+@pytest.mark.parametrize("failure", [IdentityUnavailableError("not there yet"), RuntimeError("a bug")])
+def test_what_could_not_be_fetched_is_tried_again(bench: Bench, failure: Exception) -> None:
+    source = bench.start(failure, bench.token())
     assert bench.changed.acquire(timeout=10)
     assert source.current().jwt_svid is not None
 

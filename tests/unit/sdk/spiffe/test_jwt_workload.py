@@ -133,6 +133,17 @@ def test_a_bundle_that_cannot_be_used_is_left_out_and_takes_no_other_along(bench
     assert bench.kids() == {"acme.org": ["one"]}
 
 
+def test_a_listener_that_fails_does_not_keep_the_next_state_from_coming(bench: Bench) -> None:
+    def fail() -> None:
+        bench.changed.release()
+        raise RuntimeError("a bug")
+
+    bench.authorities._changed = fail
+    bench.say_and_wait(bundles(acme=jwks(OURS)))
+    bench.say_and_wait(bundles(acme=jwks(NEXT)))
+    assert bench.kids() == {"acme.org": ["two"]}
+
+
 def test_a_bundle_is_for_a_trust_domain() -> None:
     for name in ("acme.org", "spiffe://acme.org/path", "spiffe://ACME.org", ""):
         assert read_jwt_bundles({name: jwks(OURS)}) == ()
