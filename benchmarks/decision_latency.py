@@ -25,6 +25,7 @@ import idle_streams
 import many_policies
 import refusals
 import streams
+import verified
 import whole_steps
 from disk import sync_us
 from duels import duel
@@ -140,6 +141,7 @@ PARTS: Final[Mapping[str, Callable[[Path, Effort], Awaitable[Findings]]]] = {
     "policies": many_policies.measure,
     "idle": idle_streams.measure,
     "fairness": fairness.measure,
+    "identity": verified.measure,
 }
 
 

@@ -2,6 +2,8 @@
 
 And the floor under it: the same echo, where each other message is first decided by Cedar, signed, and durable, with nothing
 of ours around that. What a gateway of Python, Cedar and SQLite takes at least.
+
+Two methods first verify who calls, as the gateway does: what that takes is their distance to the one that does not.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import json
 import os
 import sqlite3
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,27 +23,40 @@ import grpc
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.workload import WorkloadApiSource
 from stepgrant.verify import server_credentials
 from stepgrant_gateway.app.writing import WriterThread
+from stepgrant_gateway.identity.peers import PeerVerifier
 
 STREAM: Final = "/bench.Echo/Stream"
 FLOOR: Final = "/bench.Echo/Floor"
 UNARY: Final = "/bench.Echo/Unary"
+VERIFIED: Final = "/bench.Echo/Verified"
+"""Who calls is verified, or remembered as such: `PeerVerifier`."""
+VERIFIED_ANEW: Final = "/bench.Echo/VerifiedAnew"
+"""The same, and nobody is remembered."""
 SIZE_BYTES: Final = 4
 """The first bytes of each message: the size of its answer, big-endian."""
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Bytes in, bytes out, no message class in between."""
+    """Bytes in, bytes out, no message class in between. `bundles`: what callers are verified against."""
+
+    def __init__(self, bundles: Callable[[], BundleSet]) -> None:
+        self._known = PeerVerifier(bundles, _now)
+        self._strangers = PeerVerifier(bundles, _now, max_cached=0)
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            STREAM: grpc.stream_stream_rpc_method_handler(self._stream),
+            FLOOR: grpc.stream_stream_rpc_method_handler(self._floor),
+            UNARY: grpc.unary_unary_rpc_method_handler(self._unary),
+            VERIFIED: grpc.unary_unary_rpc_method_handler(self._verified),
+            VERIFIED_ANEW: grpc.unary_unary_rpc_method_handler(self._verified_anew),
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of each method."""
-        if handler_call_details.method == STREAM:
-            return grpc.stream_stream_rpc_method_handler(self._stream)
-        if handler_call_details.method == FLOOR:
-            return grpc.stream_stream_rpc_method_handler(self._floor)
-        return grpc.unary_unary_rpc_method_handler(self._unary) if handler_call_details.method == UNARY else None
+        return self._handlers.get(handler_call_details.method)
 
     async def _stream(self, _: object, context: Any) -> None:
         while (message := await context.read()) is not grpc.aio.EOF:
@@ -55,6 +72,14 @@ class Echo(grpc.GenericRpcHandler):
                 await context.write(answer_to(message))
 
     async def _unary(self, message: bytes, _: object) -> bytes:
+        return answer_to(message)
+
+    async def _verified(self, message: bytes, context: Any) -> bytes:
+        self._known.verify(context.auth_context(), context.invocation_metadata() or ())
+        return answer_to(message)
+
+    async def _verified_anew(self, message: bytes, context: Any) -> bytes:
+        self._strangers.verify(context.auth_context(), context.invocation_metadata() or ())
         return answer_to(message)
 
 
@@ -101,11 +126,15 @@ def answer_to(message: bytes) -> bytes:
     return bytes(int.from_bytes(message[:SIZE_BYTES], "big"))
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 async def main() -> None:
     """Serves until the input ends."""
     source = WorkloadApiSource(os.environ["SPIFFE_ENDPOINT_SOCKET"])
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Echo(),))
+    server.add_generic_rpc_handlers((Echo(lambda: source.current().bundles),))
     port = server.add_secure_port("127.0.0.1:0", server_credentials(source))
     await server.start()
     print(json.dumps({"listening": f"127.0.0.1:{port}"}), flush=True)
