@@ -128,9 +128,9 @@ class Site:
         """What SPIRE's server answers to the command of docs/operations.md that begins so, as JSON."""
         return json.loads(await self.server.type_in(f"{written(command)} -output json", variables))
 
-    async def operate(self, *arguments: str) -> Any:
-        """What `stepgrant ...` answers the operator, as JSON."""
-        program = await self.begin(OPERATOR, *STEPGRANT, *arguments, "--json")
+    async def operate(self, *arguments: str, spiffe_id: str = OPERATOR) -> Any:
+        """What `stepgrant ...` answers the operator, or another party, as JSON."""
+        program = await self.begin(spiffe_id, *STEPGRANT, *arguments, "--json")
         await program.gone()
         await program.end()
         assert program.said, program.tail()
