@@ -166,6 +166,16 @@ def test_identity_from_files_names_each_of_them():
     assert config.identity.federated == {"other.org": Path("conf/o.pem")}
 
 
+def test_federated_files_are_for_files_and_never_for_the_own_trust_domain():
+    """INV-13: what would be passed over, or take the place of something else, is refused."""
+    assert "identity.federated: is for source" in refused(
+        GOOD.replace('source = "workload_api"\n', 'source = "workload_api"\nfederated = {"other.org" = "o.pem"}\n')
+    )
+    files = 'source = "files"\nchain = "c.pem"\nkey = "k.pem"\nbundle = "b.pem"\ntrust_domain = "acme.org"\n'
+    own = 'federated = {"acme.org" = "o.pem"}\n'
+    assert "acme.org is the own trust domain" in refused(GOOD.replace('source = "workload_api"\n', files + own))
+
+
 def test_what_is_not_toml_is_refused():
     assert "is not TOML" in refused("[gateway\n")
 

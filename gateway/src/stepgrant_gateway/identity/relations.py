@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from stepgrant.errors import InvalidBundleError
-from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleDocument, bundle_from_jwks, bundle_from_pem
-from stepgrant.spiffe.jwt_bundle import JwtBundle
+from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleDocument, bundle_from_jwks, parse_bundle
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.ports import SnapshotStore, Timer
 from stepgrant_gateway.identity.endpoints import Endpoint
@@ -104,9 +103,7 @@ def _read_bundle(trust_domain: str, path: Path, what: str) -> tuple[bytes, Bundl
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BUNDLE_BYTES + 1)
-        if data.lstrip().startswith(b"{"):
-            return data, bundle_from_jwks(trust_domain, data)
-        return data, BundleDocument(bundle_from_pem(trust_domain, data), JwtBundle(trust_domain, ()), None, None)
+        return data, parse_bundle(trust_domain, data)
     except OSError as error:
         raise ConfigError(f"{what} of {trust_domain}, {path}, cannot be read: {error.strerror}") from error
     except InvalidBundleError as error:

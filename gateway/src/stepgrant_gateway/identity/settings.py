@@ -72,6 +72,13 @@ class IdentitySettings(Section):
                 return key, 'is for source = "files" only'
         if self.source == "files" and self.socket is not None:
             return "socket", 'is for source = "workload_api" only'
+        if self.source != "files" and self.federated:
+            return (
+                "federated",
+                'is for source = "files" only; the Workload API brings its own, and [federation] fetches them',
+            )
+        if self.trust_domain is not None and self.trust_domain in self.federated:
+            return "federated", f"{self.trust_domain} is the own trust domain, whose authorities are in `bundle`"
         return None
 
 

@@ -126,6 +126,17 @@ def bundle_from_pem(trust_domain: str, pem: bytes) -> X509Bundle:
     return X509Bundle(trust_domain, tuple(authority.public_bytes(Encoding.DER) for authority in authorities))
 
 
+def parse_bundle(trust_domain: str, data: bytes) -> BundleDocument:
+    """The bundle that a file holds: a SPIFFE bundle document, or PEM with at least one certificate, which says less.
+
+    Raises:
+        InvalidBundleError: neither of the two, or out of bounds.
+    """
+    if data.lstrip().startswith(b"{"):
+        return bundle_from_jwks(trust_domain, data)
+    return BundleDocument(bundle_from_pem(trust_domain, data), JwtBundle(trust_domain, ()), None, None)
+
+
 def bundle_from_der(trust_domain: str, der: bytes) -> X509Bundle:
     """The bundle of DER certificates one after the other, as the Workload API sends it; no bytes = no authority.
 

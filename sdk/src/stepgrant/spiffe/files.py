@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -10,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from stepgrant.errors import IdentityUnavailableError, StepgrantError
-from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleSet, X509Bundle, bundle_from_jwks, bundle_from_pem
-from stepgrant.spiffe.jwt_bundle import JwtBundle
+from stepgrant.errors import IdentityUnavailableError, MisuseError, StepgrantError
+from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleDocument, BundleSet, parse_bundle
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
 from stepgrant.spiffe.subscribers import Subscribers
 from stepgrant.spiffe.x509 import MAX_CHAIN_BYTES, chain_from_pem
@@ -22,6 +22,9 @@ MAX_KEY_BYTES: Final = 16 * 1024
 
 _Pair = tuple[tuple[bytes, ...], bytes]
 _Stamp = tuple[tuple[int, int, int], ...]
+_ABSENT: Final = (0, 0, 0)
+
+_log = logging.getLogger(__name__)
 
 
 class FileSource:
@@ -31,7 +34,11 @@ class FileSource:
 
     The files are looked at again at each `current` (by modification time) and at each `reload`. While chain and key do not
     fit together, as in the middle of a rotation, the last pair that did is used, against the bundle as it is now.
-    `federated` gives the bundle file of each further trust domain; `now` is the wall clock, aware.
+    `federated` gives the bundle file of each further trust domain: one that cannot be read any more leaves the last good
+    bundle, so that nothing else suffers for it. `now` is the wall clock, aware.
+
+    Raises:
+        MisuseError: the own trust domain is among the `federated`.
     """
 
     def __init__(
@@ -45,7 +52,11 @@ class FileSource:
         federated: Mapping[str, Path] | None = None,
     ) -> None:
         self._chain, self._key = chain, key
-        self._bundles = {trust_domain: bundle, **(federated or {})}
+        if trust_domain in (federated or {}):
+            raise MisuseError(f"{trust_domain} is the own trust domain: its authorities are in one file, not in two")
+        self._trust_domain, self._bundle = trust_domain, bundle
+        self._federated = dict(federated or {})
+        self._foreign: dict[str, BundleDocument] = {}
         self._now = now
         self._lock = threading.Lock()
         self._subscribers = Subscribers()
@@ -97,7 +108,7 @@ class FileSource:
         now = self._now()
         stamp = self._stamps()
         if read or stamp != self._stamp:
-            self._bundle_set = read_bundles(self._bundles)
+            self._bundle_set = self._read_bundles()
             fresh = (chain_from_pem(_read(self._chain, MAX_CHAIN_BYTES)), _read_key(self._key))
             try:
                 snapshot = take_snapshot(*fresh, self._bundle_set, now)
@@ -113,28 +124,36 @@ class FileSource:
             raise IdentityUnavailableError("the SVID has expired and the files have not changed")
         return self._last
 
+    def _read_bundles(self) -> BundleSet:
+        own = parse_bundle(self._trust_domain, _read(self._bundle, MAX_BUNDLE_BYTES))
+        for name, path in self._federated.items():
+            try:
+                self._foreign[name] = parse_bundle(name, _read(path, MAX_BUNDLE_BYTES))
+            except (StepgrantError, OSError) as error:
+                if name not in self._foreign:
+                    raise
+                _log.warning(
+                    "The bundle of %s cannot be read from %s, so the last good one counts: %s", name, path, error
+                )
+        documents = (own, *self._foreign.values())
+        jwt = (one.jwt_bundle for one in documents)
+        return BundleSet(tuple(one.bundle for one in documents), tuple(one for one in jwt if one.authorities))
+
     def _stamps(self) -> _Stamp:
-        stats = [path.stat() for path in (self._chain, self._key, *self._bundles.values())]
-        return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in stats)
+        own = tuple(_stamped(path) for path in (self._chain, self._key, self._bundle))
+        return own + tuple(_stamped_or_absent(path) for path in self._federated.values())
 
 
-def read_bundles(files: Mapping[str, Path]) -> BundleSet:
-    """The bundles that these files hold, by trust domain: certificates in PEM, or a SPIFFE bundle document (JSON).
+def _stamped(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
-    Raises:
-        OSError, IdentityUnavailableError, InvalidBundleError: one cannot be read, is too large, or holds neither.
-    """
-    x509: list[X509Bundle] = []
-    jwt: list[JwtBundle] = []
-    for trust_domain, path in files.items():
-        content = _read(path, MAX_BUNDLE_BYTES)
-        if content.lstrip().startswith(b"{"):
-            document = bundle_from_jwks(trust_domain, content)
-            x509.append(document.bundle)
-            jwt.append(document.jwt_bundle)
-        else:
-            x509.append(bundle_from_pem(trust_domain, content))
-    return BundleSet(tuple(x509), tuple(jwt))
+
+def _stamped_or_absent(path: Path) -> tuple[int, int, int]:
+    try:
+        return _stamped(path)
+    except OSError:
+        return _ABSENT
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64encode
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from stepgrant.errors import IdentityUnavailableError
+from stepgrant.errors import IdentityUnavailableError, MisuseError
 from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES
 from stepgrant.spiffe.files import FileSource
 from tests.kit.ca import IssuedSvid, TestAuthority
@@ -21,14 +22,14 @@ from tests.kit.jwt import JwtAuthority
 class Folder:
     """The three files, and the source over them."""
 
-    def __init__(self, path: Path, authority: TestAuthority) -> None:
+    def __init__(self, path: Path, authority: TestAuthority, federated: Mapping[str, Path] | None = None) -> None:
         self.chain, self.key, self.bundle = path / "svid.pem", path / "key.pem", path / "bundle.pem"
         self.clock = ManualClock()
         self.changes = 0
         self._ticks = 0
         self.write(authority.issue("agent/support"), authority)
         self.source = FileSource(
-            self.chain, self.key, self.bundle, trust_domain="acme.org", now=self.clock.now, federated={}
+            self.chain, self.key, self.bundle, trust_domain="acme.org", now=self.clock.now, federated=federated
         )
         self.source.subscribe(self._heard)
 
@@ -137,6 +138,35 @@ def test_a_missing_or_oversized_file_is_said_by_name(folder: Folder) -> None:
     folder.bundle.unlink()
     with pytest.raises(IdentityUnavailableError, match=r"bundle\.pem"):
         folder.source.current()
+
+
+def test_a_federated_file_that_breaks_or_goes_leaves_the_last_good_bundle(tmp_path, authority, caplog) -> None:
+    """INV-11: what somebody else writes must not take our own identity away."""
+    partner, path = TestAuthority("partner.test"), tmp_path / "partner.pem"
+    folder = Folder(tmp_path, authority, {"partner.test": path})
+    folder.put(path, partner.bundle().pem)
+    assert folder.source.current().bundles.get("partner.test") == partner.bundle()
+    for spoil in (lambda: folder.put(path, partner.bundle().pem[:100]), path.unlink):
+        spoil()
+        folder.write(authority.issue("agent/support"), authority)
+        assert folder.source.current().bundles.get("partner.test") == partner.bundle()
+        assert "so the last good one counts" in caplog.text
+        caplog.clear()
+    other = TestAuthority("partner.test").bundle()
+    folder.put(path, other.pem)
+    assert folder.source.current().bundles.get("partner.test") == other
+
+
+def test_a_federated_file_that_was_never_good_is_no_identity(tmp_path: Path, authority: TestAuthority) -> None:
+    folder = Folder(tmp_path, authority, {"partner.test": tmp_path / "partner.pem"})
+    with pytest.raises(IdentityUnavailableError, match=r"partner\.pem"):
+        folder.source.current()
+
+
+def test_the_own_trust_domain_is_not_among_the_federated(tmp_path: Path, authority: TestAuthority) -> None:
+    """INV-11: its authorities stand in one file, and no other takes their place."""
+    with pytest.raises(MisuseError, match=r"acme\.org is the own trust domain"):
+        Folder(tmp_path, authority, {"acme.org": tmp_path / "partner.pem"})
 
 
 def test_a_closed_source_has_no_identity(folder: Folder) -> None:
