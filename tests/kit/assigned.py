@@ -39,7 +39,8 @@ permit (
   principal is Task::Triage in Workload::"spiffe://dev.stepgrant.test/agent/triage",
   action == Action::"task.open",
   resource
-);
+)
+when { context.open.vouched_by == "assignment" };
 """
 CASES = """
 - name: the ticket system assigns a refund

@@ -29,6 +29,13 @@ def support_files() -> dict[str, bytes]:
     return dict(read_directory(SUPPORT))
 
 
+def desk_files() -> dict[str, bytes]:
+    """As `support_files`, with a catalog that has dispatchers: those below `desk`."""
+    files = support_files()
+    roots = b'\ndispatchers: ["spiffe://dev.stepgrant.test/desk"]\n\ntasks:'
+    return {**files, "catalog.yaml": files["catalog.yaml"].replace(b"\ntasks:", roots, 1)}
+
+
 def with_cedar(*policies: str) -> dict[str, bytes]:
     """Catalog and tools of the support desk with these policies in `a.cedar`, and no golden cases."""
     files = {name: content for name, content in support_files().items() if name.endswith((".json", "catalog.yaml"))}

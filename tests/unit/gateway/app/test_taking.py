@@ -51,6 +51,8 @@ async def test_a_task_is_opened_with_what_a_dispatcher_assigned_and_an_agent_can
     )
     assert code_of(invented) is DenialCode.NO_PERMIT
     assert "a dispatcher has to assign" in invented.next
+    triage = OpenTask("Triage", {"mailbox": "support"}, PURPOSE, b"k" * 32)
+    assert code_of(await built.tasks.open(built.peer(TRIAGE), triage, built.pushed.append)) is DenialCode.NO_PERMIT
 
     assignment = await assigned(built)
     lease = await lease_of(built)
@@ -70,7 +72,7 @@ async def test_a_task_is_opened_with_what_a_dispatcher_assigned_and_an_agent_can
         {"ticket": b"x" * 32},
         {"purpose": "something else"},
         {"parameters": {**REFUND, "order_id": "ord_00000043"}},
-        {"task_type": "Triage", "parameters": {"mailbox": "support"}},
+        {"task_type": "Triage"},
     ],
     ids=["ticket", "purpose", "parameters", "type"],
 )

@@ -5,6 +5,7 @@ import pytest
 from stepgrant_gateway.policy.cases import count_cases, run_cases
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
+from tests.kit.assigned import write_assigned
 from tests.kit.policy import SUPPORT
 from tests.kit.subjects import subject_policy
 
@@ -26,6 +27,26 @@ def run(policy: LoadedPolicySet, *lines: str) -> list[str]:
     """One case of these lines."""
     text = "# cases\n- name: it\n" + "".join(f"  {line}\n" for line in lines)
     return [str(finding) for finding in run_cases({"tests/a.yaml": text.encode()}, policy)]
+
+
+def test_a_case_says_who_vouches_for_what_is_opened_and_who_assigns(tmp_path: Path):
+    desk = load_policy(write_assigned(tmp_path))
+    by = 'dispatcher: "spiffe://dev.stepgrant.test/desk/tickets"'
+    denied = "expect: {decision: denied, code: no_permit}"
+    assert not run(desk, TASK, f"given: {{vouched_by: assignment, {by}}}", "open: true", GRANTED)
+    assert not run(desk, TASK, "given: {vouched_by: agent}", "open: true", denied)
+    assert not run(desk, TASK, f"given: {{{by}}}", "assign: true", GRANTED)
+    assert not run(desk, TASK, 'given: {dispatcher: "spiffe://dev.stepgrant.test/agent"}', "assign: true", denied)
+    for given, kind, says in (
+        ("given: {vouched_by: assignment}", "open: true", "name the `dispatcher`"),
+        (f"given: {{{by}}}", "open: true", "only with `vouched_by: assignment`"),
+        ("given: {peer: x509}", "assign: true", "name the `dispatcher` in `given`"),
+        ("given: {dispatcher: desk}", "assign: true", "does not begin with spiffe://"),
+        ("given: {vouched_by: asignment}", "open: true", "Did you mean assignment?"),
+        (f"given: {{{by}}}", "assign: false", "`assign` is true or is left out"),
+    ):
+        [found] = run(desk, TASK, given, kind, GRANTED)
+        assert says in found
 
 
 def test_a_case_states_a_subject_and_what_it_has_not_said_is_not_there(tmp_path: Path):

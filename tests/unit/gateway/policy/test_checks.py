@@ -3,7 +3,7 @@ from stepgrant_gateway.policy.catalog import load_catalog
 from stepgrant_gateway.policy.checks import check_needless_unbound, check_permits
 from stepgrant_gateway.policy.scope import vocabulary_of
 from stepgrant_gateway.policy.statements import read_statements
-from tests.kit.policy import support_files
+from tests.kit.policy import desk_files, support_files
 
 CATALOG = load_catalog(support_files())
 VOCABULARY = vocabulary_of(CATALOG)
@@ -47,3 +47,24 @@ def test_a_sink_may_be_left_open_with_a_reason_and_a_needless_reason_is_noticed(
 
 def test_a_forbid_may_be_as_wide_as_it_likes():
     assert not check('@id("x") forbid (principal, action, resource);')
+
+
+DESK = load_catalog(desk_files())
+ASSIGN = '@id("x") %s permit (principal is Task::Refund, action == Action::"task.assign", resource) %s;'
+
+
+def check_assigning(note: str, condition: str, checks=check_permits) -> list[str]:
+    statements, unread = read_statements({"a.cedar": (ASSIGN % (note, condition)).encode()})
+    assert unread == ()
+    annotations, _ = read_annotations(statements)
+    return [finding.message for finding in checks(statements, annotations, DESK, vocabulary_of(DESK))]
+
+
+def test_inv_01_a_permit_to_assign_says_to_whom_or_why_to_anybody():
+    assert "whoever has an SVID could assign" in check_assigning("", "")[0]
+    assert check_assigning("", 'when { principal.order_id == "ord_00000042" }')
+    by_desk = 'when { context.assign.by in Dispatcher::"spiffe://dev.stepgrant.test/desk" }'
+    assert not check_assigning("", by_desk)
+    assert not check_assigning('@unbound("all of us may")', "")
+    assert not check_assigning('@unbound("all of us may")', "", check_needless_unbound)
+    assert check_assigning('@unbound("all of us may")', by_desk, check_needless_unbound)

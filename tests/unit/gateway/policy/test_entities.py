@@ -14,6 +14,7 @@ from stepgrant_gateway.policy.entities import UnrepresentableError, context_of, 
 from stepgrant_gateway.policy.reads import Reads
 from stepgrant_gateway.policy.schema import derive_schema
 from tests.kit.catalogs import admitted, catalog_files
+from tests.kit.policy import desk_files
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
 AGENT = "spiffe://dev.stepgrant.test/agent/support/7"
@@ -149,3 +150,34 @@ def test_what_an_older_catalog_named_is_left_out():
 def test_prefixes_begin_with_the_trust_domain():
     assert workload_prefixes("spiffe://x/a/b") == ("spiffe://x", "spiffe://x/a", "spiffe://x/a/b")
     assert workload_prefixes("spiffe://x") == ("spiffe://x",)
+
+
+DESK = load_catalog(desk_files())
+TICKETS = "spiffe://dev.stepgrant.test/desk/tickets"
+
+
+@pytest.mark.parametrize("assigning", [True, False])
+def test_who_assigns_is_seen_with_all_that_it_lies_below_and_fits_the_schema(assigning):
+    question = replace(
+        QUESTION, step=StepFacts(), call=None, vouched_by="assignment", dispatcher=TICKETS, assigning=assigning
+    )
+    parties, context = parties_of(DESK, question), context_of(DESK, question)
+    schema = cedarpy.Schema.from_str(derive_schema(DESK))
+    entities = cedarpy.Entities.from_json_str(json.dumps(parties.entities), schema)
+    assert parties.action["id"] == ("task.assign" if assigning else "task.open")
+    seen = "context.assign.by" if assigning else "context.open.dispatcher"
+    for within, holds in ((TICKETS, True), ("spiffe://dev.stepgrant.test/desk", True), (AGENT, False)):
+        policy = f'permit (principal, action, resource) when {{ {seen} in Dispatcher::"{within}" }};'
+        asked = cedarpy.is_authorized(parties.request(context), cedarpy.PolicySet.from_str(policy), entities, schema)
+        assert (asked.allowed, asked.diagnostics.errors) == (holds, [])
+    assert ("assign" in context, "open" in context) == (assigning, not assigning)
+    narrow = context_of(DESK, question, Reads({"open": frozenset({"vouched_by"}), "assign": frozenset({"by"})}))
+    assert narrow.get("open") == (None if assigning else {"vouched_by": "assignment"})
+
+
+def test_a_catalog_without_dispatchers_knows_none():
+    """So what was assigned under an earlier one opens nothing: its dispatcher does not fit the schema."""
+    assert "Dispatcher" not in derive_schema(CATALOG)
+    parties = parties_of(CATALOG, replace(QUESTION, step=StepFacts(), call=None, dispatcher=TICKETS))
+    with pytest.raises(ValueError, match="deserialization"):
+        cedarpy.Entities.from_json_str(json.dumps(parties.entities), SCHEMA)

@@ -4,7 +4,7 @@ from stepgrant_gateway.policy.catalog import load_catalog
 from stepgrant_gateway.policy.names import check_completed, check_names
 from stepgrant_gateway.policy.scope import vocabulary_of
 from stepgrant_gateway.policy.statements import read_statements
-from tests.kit.policy import support_files
+from tests.kit.policy import desk_files, support_files
 
 CATALOG = load_catalog(support_files())
 VOCABULARY = vocabulary_of(CATALOG)
@@ -72,3 +72,34 @@ def test_a_tool_that_writes_is_redeemed_without_being_told():
 
 def test_the_word_of_the_agent_needs_no_witness():
     assert not check(check_completed, COMPLETED % 'context.task.reported.contains(Tool::"orders.get")')
+
+
+DESK = load_catalog(desk_files())
+
+
+def opening(condition: str, catalog=DESK) -> list[str]:
+    policy = f'@id("x") forbid (principal, action == Action::"task.open", resource) when {{ {condition} }};'
+    statements, unread = read_statements({"a.cedar": policy.encode()})
+    assert unread == ()
+    return [str(finding) for finding in check_names(statements, catalog, vocabulary_of(catalog))]
+
+
+def test_a_dispatcher_is_named_in_full_and_lies_under_the_dispatchers_of_the_catalog():
+    by = 'context.open has dispatcher && context.open.dispatcher in Dispatcher::"%s"'
+    assert not opening(by % "spiffe://dev.stepgrant.test/desk/tickets")
+    for wrong in ("desk", "spiffe://dev.stepgrant.test/dsek"):
+        assert opening(by % wrong)[0].endswith('Did you mean Dispatcher::"spiffe://dev.stepgrant.test/desk"?')
+    [outside] = opening(by % "spiffe://dev.stepgrant.test/agent")
+    assert "does not lie under `dispatchers`" in outside
+    assert opening(by % "spiffe://dev.stepgrant.test/desk", CATALOG)
+
+
+def test_who_vouches_is_one_of_those_who_can():
+    assert not opening('context.open.vouched_by == "assignment" || context.open.vouched_by == "agent"')
+    [wrong] = opening('context.open.vouched_by == "asignment"')
+    assert wrong.endswith("Nobody vouches for a task as `asignment`. Did you mean assignment?")
+
+
+def test_nothing_is_assigned_where_the_catalog_has_no_dispatchers():
+    assign = '@id("x") permit (principal is Task::Refund, action == Action::"task.assign", resource);'
+    assert "No tool or group of tools is called `task.assign`" in check(check_names, assign)[0]
