@@ -57,7 +57,6 @@ async def test_the_peer_is_the_mapped_workload_until_the_token_ends(judging: Jud
         assert (str(peer.spiffe_id), peer.method) == ("spiffe://acme.org/ci/42", "oidc")
         assert peer.credential_sha256 == hashlib.sha256(token.encode()).digest()
         assert peer.not_after == judging.clock.now() + 2 * MAX_AGE
-    assert not peer.has_certificate
     with pytest.raises(InvalidInputError, match="`owner`"):
         judging.bearers.verify(judging.token(owner="evil"))
 
