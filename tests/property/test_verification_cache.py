@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -19,12 +19,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from stepgrant.errors import InvalidInputError
 from stepgrant.jose import parse_key
 from stepgrant.spiffe.bundles import BundleSet, X509Bundle
+from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.jwt_bundle import JwtBundle
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.identity.bearers import JwtSvidBearers
+from stepgrant_gateway.identity.discovery import OidcIssuer
+from stepgrant_gateway.identity.jwks import KeySet, parse_key_set
+from stepgrant_gateway.identity.mapping import Mapped
+from stepgrant_gateway.identity.oidc import Trust
+from stepgrant_gateway.identity.oidc_bearers import OidcBearers
+from stepgrant_gateway.identity.oidc_settings import WorkloadIssuer
 from stepgrant_gateway.identity.peers import PeerVerifier
-from tests.kit.clock import START
+from tests.kit.clock import START, ManualClock
 from tests.kit.foreign import ForeignSigner
+from tests.kit.mutations import as_json
 from tests.kit.paths import Issued, issue
 
 HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
@@ -32,6 +40,8 @@ OURS, THEIRS = "acme.org", "partner.org"
 AUDIENCE = "spiffe://acme.org/gateway"
 TIMES = [START + HOUR * hours + SECOND * more for hours in range(-1, 4) for more in (-1, 0, 1)]
 Evidence = dict[str, list[bytes]]
+ISSUER = "https://ci.acme.test"
+MAPPED = Mapped(parse_spiffe_id("spiffe://acme.org/ci"), "spiffe://acme.org/ci/{sub}", {"owner": "acme"})
 
 
 @dataclass
@@ -43,7 +53,11 @@ class World:
     tokens: list[str] = field(default_factory=list)
     x509_bundles: dict[str, list[X509Bundle]] = field(default_factory=dict)
     jwt_bundles: dict[str, list[JwtBundle]] = field(default_factory=dict)
+    runners: list[str] = field(default_factory=list)
+    """Tokens of a CI system, and its key sets."""
+    key_sets: list[KeySet | None] = field(default_factory=list)
     bundles: BundleSet = field(default_factory=BundleSet)
+    keys: KeySet | None = None
     now: datetime = START
 
     def turn(self) -> None:
@@ -54,6 +68,18 @@ class World:
             mine = [self.chance.choice([*self.x509_bundles[domain], None]) for domain in (OURS, THEIRS)]
             jwts = [self.chance.choice([*self.jwt_bundles[domain], None]) for domain in (OURS, THEIRS)]
             self.bundles = BundleSet(tuple(filter(None, mine)), jwt_bundles=tuple(filter(None, jwts)))
+        if self.chance.random() < 0.2:
+            self.keys = self.chance.choice(self.key_sets)
+
+    def trust_in(self, _: str) -> Trust:
+        """As `Issuers`."""
+        if self.keys is None:
+            raise InvalidInputError("its keys are not to be had")
+        return Trust(AUDIENCE, frozenset(), self.keys)
+
+    def missing_key(self, _: str) -> bool:
+        """As `Issuers`."""
+        return False
 
 
 def world(seed: int) -> World:
@@ -74,6 +100,13 @@ def world(seed: int) -> World:
         parsed = [parse_key(one.jwk(use="jwt-svid"), uses=frozenset({"jwt-svid"})) for one in signers]
         built.jwt_bundles[domain] = [JwtBundle(domain, tuple(one)) for one in ([parsed[0]], [parsed[1]], [])]
         built.tokens += [signed(signer, f"spiffe://{domain}/agent", hours) for signer in signers for hours in (1, 2)]
+    for signer in (ours := ForeignSigner.of("ES256", "one"), other := ForeignSigner.of("ES256", "one")):
+        built.key_sets.append(parse_key_set(as_json({"keys": [signer.jwk(use="sig")]})))
+        for times in ({}, {"nbf": 1}, {"iat": 1}, {"nbf": 0, "iat": 2}):
+            at = {name: int((START + HOUR * hours).timestamp()) for name, hours in {**times, "exp": 3}.items()}
+            runner = {"iss": ISSUER, "sub": "42", "aud": AUDIENCE, "owner": "acme", **at}
+            built.runners += [signer.sign(runner), signer.sign({**runner, "owner": "mallory"})]
+    built.key_sets += [parse_key_set(as_json({"keys": [one.jwk(kid=f"{one.kid}-")]})) for one in (ours, other)] + [None]
     built.tokens.append(signed(keys[THEIRS][0], f"spiffe://{OURS}/agent", 2))
     return built
 
@@ -102,6 +135,17 @@ def signed(signer: ForeignSigner, subject: str, hours: int) -> str:
     return signer.sign({"sub": subject, "aud": [AUDIENCE], "nbf": at, "exp": at + 3600 * hours})
 
 
+class Now(ManualClock):
+    """The clock of the world."""
+
+    def __init__(self, built: World) -> None:
+        super().__init__()
+        self._built = built
+
+    def now(self) -> datetime:
+        return self._built.now
+
+
 def answer(verifier: Any, evidence: Any) -> Peer | str:
     try:
         found: Peer = verifier.verify(evidence)
@@ -114,12 +158,17 @@ def differences(built: World, requests: int, max_cached: int) -> tuple[list[str]
     """Requests that are answered otherwise with the cache than without it; and how many were answered with a peer."""
     by_certificate = partial(PeerVerifier, lambda: built.bundles, lambda: built.now)
     by_token = partial(JwtSvidBearers, AUDIENCE, lambda: built.bundles, lambda: built.now)
-    cached, bearers = by_certificate(max_cached=max_cached), by_token()
+    settings = [WorkloadIssuer(OidcIssuer(ISSUER, AUDIENCE), MAPPED)]
+    by_runner = partial(OidcBearers, settings, cast("Any", built), Now(built))
+    cached, bearers, runners = by_certificate(max_cached=max_cached), by_token(), by_runner()
     found, peers = [], 0
     for number in range(requests):
         built.turn()
-        evidence, token = built.chance.choice(built.evidence), built.chance.choice(built.tokens)
-        for kept, fresh, given in ((cached, by_certificate(), evidence), (bearers, by_token(), token)):
+        for kept, fresh, given in (
+            (cached, by_certificate(), built.chance.choice(built.evidence)),
+            (bearers, by_token(), built.chance.choice(built.tokens)),
+            (runners, by_runner(), built.chance.choice(built.runners)),
+        ):
             on, off = answer(kept, given), answer(fresh, given)
             peers += isinstance(off, Peer)
             if on != off:

@@ -62,7 +62,10 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedOidcToken:
-    """A token that was verified: who it is about, until when, and all of its claims. `keys` is the set that it was verified by."""
+    """A token that was verified: who it is about, from when until when, and all of its claims, by which set of keys.
+
+    `not_before` is the later of `nbf` and `iat`, None without either.
+    """
 
     subject: SubjectId
     expires_at: datetime
@@ -133,7 +136,7 @@ def _times(claims: Mapping[str, Json], now: datetime) -> tuple[datetime, datetim
             raise InvalidInputError(
                 f"its `{name}` is {time:%Y-%m-%dT%H:%M:%S}Z, which has not come: look at the clocks"
             )
-    return expires_at, not_before
+    return expires_at, max((time for time in (not_before, issued_at) if time is not None), default=None)
 
 
 def _time(claims: Mapping[str, Json], name: str) -> datetime | None:
