@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -87,8 +88,14 @@ async def turned_away(channel: grpc.aio.Channel, metadata: tuple[tuple[str, str]
     return str(caught.value.details())
 
 
-async def test_an_agent_with_a_token_works_at_key_bound_resources_across_rotations_of_it() -> None:
-    """The task moves to a new stream with each new token; what is bound to a certificate is denied to it."""
+async def test_an_agent_with_a_token_works_at_key_bound_resources_across_rotations_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The task moves to a new stream with each new token; what is bound to a certificate is denied to it.
+
+    No token gets into the ledger or a log.
+    """
+    caplog.set_level(logging.DEBUG)
     async with running_gateway(jwt_ttl=MINUTES) as running, mail_server(running) as origin:
         client = await running.bearer_client()
         auth = HttpAuth(MAIL, origin, HTTP_CALLS, insecure_http=True)
@@ -98,15 +105,17 @@ async def test_an_agent_with_a_token_works_at_key_bound_resources_across_rotatio
             client.task("Refund", PARAMETERS) as task,
             httpx.AsyncClient(base_url=origin, auth=auth) as web,
         ):
-            shown = set()
+            shown: dict[bytes, str] = {}
             while len(shown) < 3:
                 changed.clear()
                 async with task.step("mail.read", {"mailbox": "support"}) as step:
                     assert (await web.get("/mailboxes/support")).text == "mail.read support"
-                    shown.add(step.holder.identity.credential_sha256)
+                    identity = step.holder.identity
+                    assert identity.jwt_svid is not None
+                    shown[identity.credential_sha256] = identity.jwt_svid.token
                     claims = from_payload(payload_of(step.grant.token))
                     assert claims.confirmation == step.holder.instance_key.jkt
-                    assert claims.expires_at <= step.holder.identity.not_after
+                    assert claims.expires_at <= identity.not_after
                 running.api.reissue("agent/support")
                 await asyncio.wait_for(changed.wait(), 10)
             with pytest.raises(Denied) as denied:
@@ -117,6 +126,9 @@ async def test_an_agent_with_a_token_works_at_key_bound_resources_across_rotatio
         assert (await recorded(running, EventType.TASK_OPENED, 1))[0]["peer_method"] == "jwt"
         taken_up = await recorded(running, EventType.TASK_TAKEN_OVER, 2)
         assert [event["peer_method"] for event in taken_up] == ["jwt", "jwt"]
+        tail = running.gateway.application.recorder.tail(0, follow=False)
+        written = caplog.text + "".join([record.body.decode() async for record in tail])
+        assert [token for token in shown.values() if token.split(".")[2] in written or token[:100] in written] == []
 
 
 async def test_id_12_tokens_that_break_a_rule_name_nobody_and_are_on_record() -> None:
