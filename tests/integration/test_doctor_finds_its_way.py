@@ -42,6 +42,17 @@ async def test_where_all_is_well_every_line_is_ok(running):
     assert "agent/support" in checks["accepted"].says
 
 
+async def test_a_program_that_shows_a_token_is_looked_at_as_one():
+    """And where only certificates are taken, that is said of a program that shows none."""
+    async with running_gateway(jwt_ttl=timedelta(minutes=5)) as running:
+        here = {"STEPGRANT_CREDENTIAL": "jwt", "STEPGRANT_GATEWAY": running.bearer_address.target}
+        checks = await found(running, "agent/support", **here)
+        assert {check.state for check in checks.values()} == {State.OK}
+        assert list(checks)[3:] == ["Workload API", "SVID", "bundle", "JWT-SVID", "gateway", "health", "accepted"]
+        wrong = await found(running, "agent/support", STEPGRANT_CREDENTIAL="jwt")
+        assert (wrong["health"].state, "gateway.listen_bearer" in wrong["health"].todo) == (State.FAILED, True)
+
+
 async def test_a_gateway_that_is_somebody_else_has_failed_and_is_asked_nothing(running):
     """INV-11: nothing is said to a server that did not prove its SPIFFE ID."""
     checks = await found(running, "agent/support", STEPGRANT_GATEWAY_ID=ORDERS)

@@ -70,9 +70,8 @@ class Link:
 
     def stream(self) -> StreamCall:
         """A fresh `PerformTask` call."""
-        svid = self.snapshot.jwt_svid
-        bearer = () if svid is None else (("authorization", f"Bearer {svid.token}"),)
-        return AgentGatewayStub(self.channel).PerformTask(None, metadata=(*traceparent(), *bearer))
+        metadata = (*traceparent(), *self.snapshot.bearer)
+        return AgentGatewayStub(self.channel).PerformTask(None, metadata=metadata)
 
 
 class Links:

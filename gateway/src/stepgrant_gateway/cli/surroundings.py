@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
     from stepgrant.link import Address
     from stepgrant.spiffe.ids import SpiffeId
-    from stepgrant.spiffe.source import IdentitySnapshot
+    from stepgrant.spiffe.source import IdentitySnapshot, JwtSvid
 
 GATEWAY: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"
+CREDENTIAL: Final = "STEPGRANT_CREDENTIAL"
 MEANS: Final = {
     GATEWAY: "where the gateway listens, name and port",
     GATEWAY_ID: "the gateway's SPIFFE ID, gateway.issuer of its gateway.toml",
@@ -103,7 +105,27 @@ def _identified(environment: Mapping[str, str], now: Now, audience: str, *, ask_
             expected = parse_spiffe_id(environment[GATEWAY_ID], what=GATEWAY_ID)
             if snapshot.spiffe_id == expected:
                 yield dns_name("DNS name", str(expected), server_names(snapshot.chain_der[0]), "gateway")
+            if environment.get(CREDENTIAL) == "jwt":
+                token = _token(environment[SOCKET], snapshot.spiffe_id, str(expected), now)
+                if isinstance(token, Check):
+                    yield token
+                    return
+                snapshot = replace(snapshot, jwt_svid=token)
+                left = span(token.not_after - now())
+                yield good("JWT-SVID", f"{token.spiffe_id} for {expected}, valid for another {left}")
             yield from _gateway(parse_address(environment[GATEWAY], GATEWAY), expected, snapshot, now, audience)
+
+
+def _token(socket: str, me: SpiffeId, audience: str, now: Now) -> JwtSvid | Check:
+    """The JWT-SVID that a program here would show, or why there is none."""
+    from stepgrant.spiffe.jwt import read_own_jwt_svid
+    from stepgrant.spiffe.jwt_workload import fetch_jwt_svid
+
+    try:
+        return read_own_jwt_svid(fetch_jwt_svid(socket, me, audience), me, audience, now())
+    except StepgrantError as error:
+        todo = f"see that the SPIFFE agent mints JWT-SVIDs, or show the certificate: {CREDENTIAL}=x509"
+        return failed("JWT-SVID", str(error), todo, Exit.UNAVAILABLE)
 
 
 def _gateway(
@@ -118,7 +140,8 @@ def _gateway(
         return
     try:
         pinned = probe_server(address.host, address.port, expected, snapshot, now())
-        credentials, options = grpc_channel_credentials(snapshot, pinned)
+        certificate = snapshot.jwt_svid is None
+        credentials, options = grpc_channel_credentials(snapshot, pinned, show_certificate=certificate)
     except StepgrantError as error:
         yield _not_reached(address, expected, error)
         return
@@ -126,10 +149,10 @@ def _gateway(
     who = f"{address.target} proved to be {expected}"
     yield life("gateway", who, first.not_before, first.not_after, now())
     with grpc.secure_channel(address.target, credentials, options) as channel:
-        yield _health(channel)
-        accepted = _accepted(channel, snapshot.spiffe_id)
+        yield _health(channel, certificate=certificate)
+        accepted = _accepted(channel, snapshot.spiffe_id, snapshot.bearer)
         yield accepted
-        if accepted.state is State.OK:
+        if accepted.state is State.OK and certificate:
             yield _clock(channel, audience, now)
 
 
@@ -156,7 +179,7 @@ def _not_reached(address: Address, expected: SpiffeId, error: StepgrantError) ->
     return failed(name, says, todo, Exit.UNAVAILABLE)
 
 
-def _health(channel: grpc.Channel) -> Check:
+def _health(channel: grpc.Channel, *, certificate: bool) -> Check:
     """What the gateway says of itself; it says more in its log, and in its metrics."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -165,9 +188,8 @@ def _health(channel: grpc.Channel) -> Check:
     try:
         told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=WITHIN).status
     except grpc.RpcError as error:
-        return failed(
-            name, f"the gateway does not say how it is: {_details(error)}", "look at its log", Exit.UNAVAILABLE
-        )
+        todo = "look at its log" if certificate else f"see that {GATEWAY} names the port of gateway.listen_bearer"
+        return failed(name, f"the gateway does not say how it is: {_details(error)}", todo, Exit.UNAVAILABLE)
     if told != health_pb2.HealthCheckResponse.SERVING:
         says = f"the gateway says {health_pb2.HealthCheckResponse.ServingStatus.Name(told)}: it grants nothing now"
         return failed(
@@ -176,7 +198,7 @@ def _health(channel: grpc.Channel) -> Check:
     return good(name, "the gateway says that it serves")
 
 
-def _accepted(channel: grpc.Channel, me: SpiffeId) -> Check:
+def _accepted(channel: grpc.Channel, me: SpiffeId, bearer: tuple[tuple[str, str], ...] = ()) -> Check:
     """Whether the gateway verified our SVID: only then it says the first word of a stream. No task is opened."""
     import grpc
 
@@ -184,7 +206,7 @@ def _accepted(channel: grpc.Channel, me: SpiffeId) -> Check:
 
     name = "accepted"
     try:
-        challenge = next(iter(AgentGatewayStub(channel).PerformTask(iter(()), timeout=WITHIN)))
+        challenge = next(iter(AgentGatewayStub(channel).PerformTask(iter(()), timeout=WITHIN, metadata=bearer)))
     except (grpc.RpcError, StopIteration) as error:
         if _status(error) is grpc.StatusCode.UNAUTHENTICATED:
             todo = "compare the trust domain and the bundles of the two; the gateway's log says why"

@@ -51,6 +51,11 @@ class IdentitySnapshot:
         return hashlib.sha256(self.jwt_svid.token.encode("ascii")).digest()
 
     @property
+    def bearer(self) -> tuple[tuple[str, str], ...]:
+        """The metadata that names us in each call to the gateway: none where the certificate does."""
+        return () if self.jwt_svid is None else (("authorization", f"Bearer {self.jwt_svid.token}"),)
+
+    @property
     def chain_pem(self) -> bytes:
         """The chain as PEM, leaf first."""
         return b"".join(_pem(der) for der in self.chain_der)
