@@ -1,0 +1,113 @@
+"""Tokens of others and what is read beside them: each a value or a refusal, whatever its parts are (see `test_parsers`).
+
+Bounds: 8 KiB a token (`MAX_BEARER_BYTES`, `MAX_SUBJECT_TOKEN`), 256 KiB and 64 keys a key set, 1 KiB a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepgrant.errors import InvalidInputError
+from stepgrant.spiffe.bundles import BundleSet
+from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
+from stepgrant_gateway.identity.jwks import parse_key_set
+from stepgrant_gateway.identity.mapping import Mapped
+from stepgrant_gateway.identity.oidc import Trust, verify_oidc_token
+from stepgrant_gateway.rpc.presented import by_bearer
+from tests.kit.clock import START
+from tests.kit.foreign import ForeignSigner
+from tests.kit.mutations import as_json, json_values, mutated, rewritten
+from tests.kit.oidc import AUDIENCE, Issuer
+
+ISSUER = Issuer(algorithm="ES256")
+KEYS = parse_key_set(ISSUER.jwks)
+CLAIMS = ISSUER.claims(START, nbf=int(START.timestamp()), azp=AUDIENCE, owner="acme", repository="acme/shop")
+UNDER = parse_spiffe_id("spiffe://acme.org/ci")
+MAPPED = Mapped(UNDER, "spiffe://acme.org/ci/{repository}/x-{owner}", {"owner": "a*e", "repository": "*"})
+BEARERS = Bearers([JwtSvidBearers(AUDIENCE, BundleSet, lambda: START)])
+KEY_SET = {"keys": [ISSUER.signer.jwk(use="sig"), ForeignSigner.of("RS256", "two").jwk(alg="RS256"), {"kty": "oct"}]}
+
+
+def oidc(token: str) -> object:
+    return verify_oidc_token(token, lambda _: Trust(AUDIENCE, frozenset(), KEYS), START)
+
+
+def bearer(data: bytes) -> object:
+    text = data.decode("latin-1")
+    return BEARERS.verify(str(by_bearer(st, (text,))))  # type: ignore[arg-type] - the connection is not looked at
+
+
+def mapped(claims: Any) -> None:
+    """Whoever a mapping makes of claims lies below `under`."""
+    made = MAPPED.workload(claims if isinstance(claims, dict) else {"owner": claims, "repository": claims})
+    assert str(made).startswith(f"{UNDER}/")
+    assert made == parse_spiffe_id(str(made))
+
+
+DOCUMENTS: dict[str, tuple[Callable[[Any], object], Any]] = {
+    "claims of an OIDC token": (lambda value: oidc(ISSUER.signer.sign(as_json(value))), CLAIMS),
+    "header of an OIDC token": (
+        lambda value: oidc(ISSUER.signer.sign(CLAIMS, **(value if isinstance(value, dict) else {"x": value}))),
+        {"kid": "one", "typ": "JWT", "x5t": "AAAA", "crit": ["b64"], "jwk": {"kty": "EC"}},
+    ),
+    "key set": (lambda value: parse_key_set(as_json(value)), KEY_SET),
+    "claims of a mapping": (mapped, {"owner": "acme", "repository": "shop"}),
+}
+TEXTS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "OIDC token": (lambda data: oidc(data.decode("latin-1")), ISSUER.token(START).encode()),
+    "key set": (parse_key_set, as_json(KEY_SET)),
+    "authorization": (bearer, b"Bearer " + ISSUER.token(START).encode()),
+    "mapping": (lambda data: mapped(data.decode("latin-1")), b"acme"),
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_document_with_other_parts_is_a_value_or_a_refusal(name: str) -> None:
+    """INV-11: whole and well signed."""
+    reads, seed = DOCUMENTS[name]
+
+    @given(rewritten([seed]) | json_values)
+    def holds(value: Any) -> None:
+        with suppress(InvalidInputError):
+            reads(value)
+
+    holds()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_bytes_are_a_value_or_a_refusal(name: str) -> None:
+    """INV-11: mutations, and bytes that never were anything."""
+    reads, seed = TEXTS[name]
+
+    @given(mutated([seed]) | st.binary(max_size=200))
+    def holds(data: bytes) -> None:
+        with suppress(InvalidInputError):
+            reads(data)
+
+    holds()
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_no_value_of_a_claim_leaves_its_segment(owner: str, repository: str) -> None:
+    """INV-11: neither a slash nor a wildcard gets from a claim into an ID, nor does a claim stand in another's place."""
+    try:
+        made = MAPPED.workload({"owner": owner, "repository": repository})
+    except InvalidInputError:
+        return
+    assert str(made) == f"{UNDER}/{repository}/x-{owner}"
+    assert not {"/", "*", "%"} & set(owner + repository)
+
+
+def test_what_is_mutated_here_is_good() -> None:
+    """Or the mutations would be of nothing."""
+    assert oidc(ISSUER.token(START))
+    with pytest.raises(InvalidInputError, match="no kind"):
+        bearer(TEXTS["authorization"][1])
+    mapped({"owner": "acme", "repository": "shop"})
