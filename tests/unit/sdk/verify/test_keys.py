@@ -72,7 +72,7 @@ def test_without_a_bundle_nothing_is_trusted(gateway):
         TrustedKeys().accept(gateway.announced, authority, gateway.clock.now())
 
 
-def test_a_known_id_never_gets_another_key(gateway):
+def test_tk_15_a_known_id_never_gets_another_key(gateway):
     keys, now = TrustedKeys(), gateway.clock.now()
     keys.accept(gateway.announced, gateway.authority, now)
     keys.accept(announce(gateway), gateway.authority, now)  # the same key, signed again
