@@ -63,6 +63,8 @@ async def test_an_opening_that_is_not_proven_or_of_another_revision_ends_the_str
         ({"task_type": "Payout"}, "no_permit"),
         ({"parameters_json": '{"order_id":"a","order_id":"b"}'}, "arguments_invalid"),
         ({"parameters_json": "[]"}, "arguments_invalid"),
+        ({"assignment": b"t" * 32}, "assignment_refused"),
+        ({"task_type": "Payout", "assignment": b"t" * 32}, "assignment_refused"),
     ],
 )
 async def test_an_opening_that_is_denied_is_a_value_without_a_step_and_the_end(agent, changes, code):
@@ -281,10 +283,15 @@ async def test_sm_03_of_two_who_take_a_task_up_at_once_one_has_it(speaker):
         assert said == ["denied", "denied", "denied", "opened"]
 
 
-async def test_a_resume_token_of_another_size_is_refused(speaker):
+@pytest.mark.parametrize(
+    "changes",
+    [{"resume_token": b"short"}, {"assignment": b"short"}, {"resume_token": b"r" * 32, "assignment": b"t" * 32}],
+    ids=["resume token", "ticket", "both"],
+)
+async def test_a_token_or_ticket_of_another_size_or_both_are_refused(speaker, changes):
     async with raw_agent(speaker, speaker.identity()) as agent:
         await agent.challenged()
-        await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening(resume_token=b"short")))
+        await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening(**changes)))
         assert await agent.status() is grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from stepgrant.assignment import TICKET_BYTES, Assignment
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import Binding, Tier
-from stepgrant.intent import Json
+from stepgrant.ids import ULID_RANDOM_BYTES, ulid
+from stepgrant.intent import MAX_PARAMETERS_BYTES, Json, parse_object
+from stepgrant.tasks import json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class GrantRule:
 
 @dataclass(frozen=True, slots=True)
 class OpenedTask:
-    """A task that was asked for, granted or not."""
+    """A task that was asked for, granted or not. `assigned`: with a ticket, good or not."""
 
     task_id: str
     task_type: str
@@ -36,6 +40,7 @@ class OpenedTask:
     purpose: str
     workload: str
     instance_jkt: bytes
+    assigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,9 @@ class ReportedStep:
 
 
 Rule = GrantRule | Denial
+NOT_ASSIGNED: Final = Denial(
+    DenialCode.ASSIGNMENT_REFUSED, "There is no such assignment.", "In a test: make one with gateway.assign(...)."
+)
 NOT_SCRIPTED: Final = Denial(
     DenialCode.NO_PERMIT, "Nothing permits this.", "In a test: script it with gateway.grant(...) or gateway.open(...)."
 )
@@ -84,6 +92,7 @@ class Script:
         self.closed: list[tuple[str, bool]] = []
         """Task ids, and whether they were closed as failed."""
         self._tasks: dict[str, Denial | None] = {}
+        self._assigned: dict[bytes, Assignment] = {}
         self._tools: dict[str, Rule] = {}
         self._renewals: dict[str, Denial] = {}
         self._held: set[str] = set()
@@ -92,6 +101,27 @@ class Script:
     def open(self, task_type: str) -> None:
         """Tasks of this type may be opened."""
         self._tasks[task_type] = None
+
+    def assign(
+        self, task_type: str, parameters: Mapping[str, object] | None = None, *, purpose: str = ""
+    ) -> Assignment:  # fmt: skip
+        """What a dispatcher would hand over: opens one task of this type with these words, unless `deny_open` says no."""
+        words = parse_object(json_object(parameters or {}, MAX_PARAMETERS_BYTES, "parameters"))
+        ticket = os.urandom(TICKET_BYTES)
+        made = Assignment(ulid(datetime.now(UTC), os.urandom(ULID_RANDOM_BYTES)), task_type, words, purpose, ticket)
+        self._assigned[ticket] = made
+        return made
+
+    def take(self, ticket: bytes, asked: OpenedTask) -> Denial | None:
+        """None, and the assignment is used; or why not."""
+        found = self._assigned.get(ticket)
+        said = (asked.task_type, asked.parameters, asked.purpose)
+        if found is None or (found.task_type, found.parameters, found.purpose) != said:
+            return NOT_ASSIGNED
+        denial = self.for_task(asked.task_type, assigned=True)
+        if denial is None:
+            del self._assigned[ticket]
+        return denial
 
     def deny_open(self, task_type: str, denial: Denial = NOT_SCRIPTED) -> None:
         """Tasks of this type are refused."""
@@ -135,9 +165,9 @@ class Script:
         """Tools that would be granted."""
         return {tool: rule for tool, rule in self._tools.items() if isinstance(rule, GrantRule)}
 
-    def for_task(self, task_type: str) -> Denial | None:
+    def for_task(self, task_type: str, *, assigned: bool = False) -> Denial | None:
         """What opening a task of this type is answered; None = it is opened."""
-        return self._tasks.get(task_type, NOT_SCRIPTED)
+        return self._tasks.get(task_type, None if assigned else NOT_SCRIPTED)
 
     def for_tool(self, tool: str) -> Rule:
         """What a step with this tool is answered."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from stepgrant._wire import NONCE_BYTES, RESUME_TOKEN_BYTES
 from stepgrant._wire_strict import refuse_unknown
+from stepgrant.assignment import TICKET_BYTES
 from stepgrant.dpop import open_message, verify_open_proof
 from stepgrant.errors import (
     ArgumentsInvalidError,
@@ -168,6 +169,8 @@ class ScriptedStream:
             raise ProtocolError(f"the agent speaks revision {message.revision}")
         if len(message.resume_token) not in {0, RESUME_TOKEN_BYTES}:
             raise ProtocolError("the resume token is not of its size")
+        if len(message.assignment) not in {0, TICKET_BYTES} or (message.assignment and message.resume_token):
+            raise ProtocolError("the ticket is not of its size, or stands beside a resume token")
         signed = open_message(self._signer.gateway_id, nonce, self._leaf_sha256)
         try:
             jkt = verify_open_proof(message.instance_key, message.signature, signed)
@@ -179,8 +182,12 @@ class ScriptedStream:
             await self.say(agent_pb2.GatewayMessage(reply_to=1, denied=self._denied(invalid(error), "")))
             self._over.set()
             return
-        asked = OpenedTask(self._signer.new_id(), message.task_type, parameters, message.purpose, self._workload, jkt)
-        denial = self._take(message.resume_token, asked) if message.resume_token else self._begin(asked)
+        asked = OpenedTask(
+            self._signer.new_id(), message.task_type, parameters, message.purpose, self._workload, jkt,
+            assigned=bool(message.assignment),
+        )  # fmt: skip
+        token, ticket = message.resume_token, message.assignment
+        denial = self._take(token, asked) if token else self._begin(asked, ticket)
         if denial is not None:
             await self.say(agent_pb2.GatewayMessage(reply_to=1, denied=self._denied(denial, "")))
             self._over.set()
@@ -188,18 +195,18 @@ class ScriptedStream:
             await self.say(agent_pb2.GatewayMessage(reply_to=1, opened=self._opened()))
         await self._script.note()
 
-    def _begin(self, asked: OpenedTask) -> Denial | None:
+    def _begin(self, asked: OpenedTask, ticket: bytes) -> Denial | None:
         """A new task, or why not."""
         self._task = ScriptedTask(asked, self)
         self._script.opened.append(asked)
-        return self._script.for_task(asked.task_type)
+        return self._script.take(ticket, asked) if ticket else self._script.for_task(asked.task_type)
 
     def _take(self, token: bytes, asked: OpenedTask) -> Denial | None:
         """The task that is taken up or over is this stream's from now on; or why not."""
         task = self._lives.find(token, asked, self._signer.now())
         if task is None:
             return NOT_RESUMABLE
-        denial = self._script.for_task(asked.task_type)
+        denial = self._script.for_task(asked.task_type, assigned=task.opened.assigned)
         if denial is not None:
             return denial
         self._lives.use(task)

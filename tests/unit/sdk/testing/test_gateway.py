@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from stepgrant.errors import GatewayUnavailableError, MisuseError
+from stepgrant.assignment import Assignment
+from stepgrant.errors import DenialCode, Denied, GatewayUnavailableError, MisuseError
 from stepgrant.testing import ScriptedGateway
 
 
@@ -24,3 +27,40 @@ async def test_it_goes_away_and_comes_back_at_the_same_address(gateway):
 async def test_before_it_serves_it_has_no_address():
     with pytest.raises(MisuseError, match="async with"):
         _ = ScriptedGateway().address
+
+
+async def test_an_assignment_opens_one_task_with_its_words_and_nothing_else_has_to_be_scripted():
+    async with ScriptedGateway() as gateway, gateway.client() as client:
+        assignment = gateway.assign("Refund", {"order_id": "ord_1"}, purpose="INC-1")
+        with pytest.raises(Denied) as invented:
+            async with client.task("Refund", {"order_id": "ord_1"}, purpose="INC-1"):
+                pytest.fail("the agent made it up")
+        assert invented.value.denial.code is DenialCode.NO_PERMIT
+        with pytest.raises(MisuseError, match="says parameters and purpose itself"):
+            async with client.task(assignment, {"order_id": "ord_2"}):
+                pytest.fail("it says other words")
+        async with client.task(Assignment.read(assignment.slip())):
+            pass
+        [_, opened] = gateway.opened
+        assert (opened.assigned, opened.purpose, opened.parameters) == (True, "INC-1", {"order_id": "ord_1"})
+        with pytest.raises(Denied) as again:
+            async with client.task(assignment):
+                pytest.fail("it was used")
+        assert again.value.denial.code is DenialCode.ASSIGNMENT_REFUSED
+        other = replace(gateway.assign("Refund"), purpose="changed")
+        with pytest.raises(Denied):
+            async with client.task(other):
+                pytest.fail("it was made for another purpose")
+        gateway.deny_open("Refund")
+        with pytest.raises(Denied) as denied:
+            async with client.task(gateway.assign("Refund")):
+                pytest.fail("the test says no")
+        assert denied.value.denial.code is DenialCode.NO_PERMIT
+
+
+async def test_a_task_that_was_assigned_is_taken_up_without_its_ticket():
+    async with ScriptedGateway() as gateway, gateway.client() as client:
+        async with client.task(gateway.assign("Refund")) as task:
+            gateway.cut()
+            await gateway.until(lambda: gateway.resumed == [task.id])
+            assert task.open
