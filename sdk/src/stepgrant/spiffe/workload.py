@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
 from stepgrant.errors import IdentityUnavailableError, InvalidBundleError, InvalidIdError, InvalidSvidError
@@ -219,8 +220,10 @@ def read_x509_svid(answer: Any) -> tuple[tuple[bytes, ...], bytes, BundleSet]:
     own = claimed_id(chain[0]).trust_domain
     try:
         key = load_der_private_key(entry.x509_svid_key, None)
-    except (ValueError, TypeError) as error:
-        raise InvalidSvidError("its private key is not PKCS#8 without password") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InvalidSvidError(
+            "its private key is not PKCS#8 without password, of a kind that is known here"
+        ) from error
     bundles = [_in_order(bundle_from_der(own, entry.bundle))]
     for name in sorted(answer.federated_bundles)[:MAX_TRUST_DOMAINS]:
         try:
