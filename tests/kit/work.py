@@ -11,10 +11,13 @@ from tests.kit.clock import START
 
 
 def work(count: int, seed: int = 20261122) -> list[Event]:
-    """`count` events: tasks with labels and steps that spend, some of them left open; locks that stay or are lifted."""
+    """`count` events: tasks with labels and steps that spend, some of them left open, some of them assigned; locks that
+    stay or are lifted; assignments that wait, are taken, given back, withdrawn, or run out.
+    """
     numbers = random.Random(seed)
     tasks: dict[str, list[str]] = {}
     locks: list[str] = []
+    assigned: list[str] = []
     events: list[Event] = []
     at = START
 
@@ -35,7 +38,16 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
             labels = ["old"] * (numbers.random() < 0.3)
             user = {"iss": "https://login.acme.test", "sub": f"u-{numbers.randrange(3)}"}
             subject = {"subject": user} if numbers.random() < 0.5 else {}
-            note(EventType.TASK_OPENED, task=opened, workload=workload, instance_jkt=jkt, labels=labels, **subject)
+            taken = {"assignment": assigned.pop()} if assigned and numbers.random() < 0.5 else {}
+            note(
+                EventType.TASK_OPENED,
+                task=opened,
+                workload=workload,
+                instance_jkt=jkt,
+                labels=labels,
+                **subject,
+                **taken,
+            )
         elif choice < 0.5:
             tasks[task].append(step := fresh())
             labels = numbers.sample(["confidential", "untrusted"], numbers.randrange(3))
@@ -48,13 +60,27 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
             note(EventType.STEP_GRANTED, task=task, step=step, **granted, **by_subject)
         elif choice < 0.55 and tasks[task]:
             note(EventType.STEP_RENEWED, task=task, step=tasks[task][-1], grant=fresh(), exp_ms=2)
-        elif choice < 0.85 and tasks[task]:
+        elif choice < 0.81 and tasks[task]:
             code = numbers.choice(["completed", "completed", "undelivered"])
             note(EventType.STEP_ENDED, task=task, step=tasks[task].pop(), code=code)
+        elif choice < 0.84:
+            assigned.append(made := fresh())
+            until = int((at + timedelta(minutes=numbers.randrange(1, 120))).timestamp() * 1000)
+            said = {
+                "dispatcher": "spiffe://a/desk",
+                "workload": "spiffe://a/1",
+                "task_type": "Refund",
+                "until_ms": until,
+            }
+            digests = {"ticket_sha256": numbers.randbytes(32).hex(), "words_sha256": numbers.randbytes(32).hex()}
+            note(EventType.ASSIGNMENT_MADE, assignment=made, **said, **digests)
+        elif choice < 0.85 and assigned:
+            code = numbers.choice(["open", "taken", "undelivered"])
+            note(EventType.ASSIGNMENT_WITHDRAWN, assignment=assigned.pop(0), task="", code=code, by="spiffe://a/desk")
         elif choice < 0.9:
             for step in tasks.pop(task):
                 note(EventType.STEP_ENDED, task=task, step=step, code="stream_lost")
-            note(EventType.TASK_CLOSED, task=task, code="completed")
+            note(EventType.TASK_CLOSED, task=task, code=numbers.choice(["completed", "undelivered"]))
         elif choice < 0.97:
             locks.append(lock := fresh())
             selector = {"workload": None, "task_type": None, "tool": "mail.*", "target": None}

@@ -103,3 +103,44 @@ def test_sums_are_the_same_however_often_they_were_made_on_the_way() -> None:
             often.tidy()
     often.tidy()
     assert often == fold(events)
+
+
+def made(minutes: int, name: str = "a", *, lives: int = 60) -> Event:
+    until = START + timedelta(minutes=minutes + lives)
+    return event(
+        EventType.ASSIGNMENT_MADE,
+        minutes,
+        assignment=name,
+        ticket_sha256="74" * 32,
+        words_sha256="77" * 32,
+        dispatcher="spiffe://a/desk",
+        workload="spiffe://a/w",
+        task_type="Refund",
+        until_ms=int(until.timestamp() * 1000),
+    )
+
+
+def withdrawn(minutes: int, code: str = "open") -> Event:
+    return event(EventType.ASSIGNMENT_WITHDRAWN, minutes, assignment="a", task="", by="spiffe://a/desk", code=code)
+
+
+def became(*events: Event) -> dict[str, str]:
+    return {name: one.state.value for name, one in fold(events).assignments.items()}
+
+
+def test_an_assignment_is_remembered_with_what_became_of_it_until_its_time_is_over() -> None:
+    taken = replace(opened(1), data={**opened(1).data, "assignment": "a"})
+    assert became(made(0)) == {"a": "open"}
+    assert became(made(0), taken) == {"a": "taken"}
+    assert became(made(0), taken, event(EventType.TASK_CLOSED, 2, task="t", code="closed")) == {"a": "taken"}
+    assert became(made(0), withdrawn(1)) == {"a": "withdrawn"}
+    assert became(made(0, lives=5), made(5, "b")) == {"b": "open"}
+    assert fold([made(0)]).assignments["a"].until == START + timedelta(minutes=60)
+
+
+def test_what_nobody_was_told_of_has_neither_made_nor_taken_an_assignment() -> None:
+    taken = replace(opened(1), data={**opened(1).data, "assignment": "a"})
+    undelivered = event(EventType.TASK_CLOSED, 2, task="t", code="undelivered")
+    assert became(made(0), taken, undelivered) == {"a": "open"}
+    assert became(made(0), taken, withdrawn(2, "taken"), undelivered) == {"a": "withdrawn"}
+    assert became(made(0), withdrawn(1, "undelivered")) == {}

@@ -32,6 +32,7 @@ def test_a_fold_goes_on_from_a_snapshot_as_if_it_had_never_stopped(cut: int) -> 
     assert whole.labels.instances
     assert whole.open_tasks
     assert whole.live_steps
+    assert {one.state.value for one in whole.assignments.values()} == {"open", "taken"}
 
 
 def test_a_snapshot_says_which_records_it_covers() -> None:
