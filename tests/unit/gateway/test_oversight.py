@@ -15,7 +15,10 @@ from stepgrant_gateway.app.recording import BOUND, GATHERING
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
+from stepgrant_gateway.identity.endpoints import Endpoint, Profile
 from stepgrant_gateway.identity.federation import FederatedIdentity
+from stepgrant_gateway.identity.refreshing import DEFAULT, STALE_AFTER
+from stepgrant_gateway.identity.relations import Relation
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.rpc.live import LiveCalls
 from stepgrant_gateway.storage.memory import MemoryLedger
@@ -25,6 +28,8 @@ from stepgrant_gateway.web.metrics import Level, Metrics
 from tests.kit.ca import FixedSource
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import ORDERS, Heart, heart
+
+PARTNER = Relation(Endpoint("partner.test", "https://partner.test/bundle", Profile.WEB), "origin")
 
 
 class Overseen:
@@ -42,7 +47,7 @@ class Overseen:
             keys=built.keys,
             retention=Retention(MemoryLedger(), built.clock, timedelta(days=1)),
             live=LiveCalls(built.clock, lambda evidence: built.peer()),
-            identity=FederatedIdentity(FixedSource(None), (), built.clock, built.entropy),
+            identity=FederatedIdentity(FixedSource(None), [PARTNER], built.clock, built.entropy),
             stale=lambda: self.stale,
             space=DiskSpace(Path("ledger.db"), lambda folder: self.free),
         )
@@ -113,6 +118,15 @@ async def test_a_clock_behind_the_ledger_is_a_trouble_until_it_has_caught_up():
         assert seen.watched.levels(seen.heart.clock)[Level.CLOCK_BEHIND_SECONDS] == 3600
 
         seen.heart.clock.set_wall(now - LEEWAY)
+        assert await seen.troubles() == set()
+
+
+async def test_a_partners_bundle_that_is_stale_is_seen_and_keeps_no_gateway_from_its_work():
+    """Else whoever runs a partner's bundle endpoint could stop this gateway."""
+    async with overseen() as seen:
+        assert seen.watched.levels(seen.heart.clock)[Level.FEDERATED_BUNDLES_STALE] == 0
+        seen.heart.clock.advance(DEFAULT * STALE_AFTER + timedelta(seconds=1))
+        assert seen.watched.levels(seen.heart.clock)[Level.FEDERATED_BUNDLES_STALE] == 1
         assert await seen.troubles() == set()
 
 
