@@ -28,6 +28,8 @@ GATEWAY: Final = "spiffe://acme.org/stepgrant"
 ORDERS: Final = "spiffe://acme.org/resource/orders"
 SUPPORT: Final = "spiffe://acme.org/agent/support"
 OPERATOR: Final = "spiffe://acme.org/operator/jo"
+LOCKED: Final = frozenset({"locked", "revoked"})
+"""What a lock does to a step: the gateway ends it as `locked`, and a call that is on its way meets a grant that is `revoked`."""
 STEPGRANT: Final = ("-c", "from stepgrant_gateway.cli import main; main()")
 GATEWAY_TOML: Final = f"""
 [gateway]
