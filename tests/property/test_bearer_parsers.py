@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stepgrant.errors import InvalidInputError
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.spiffe.jwt import read_own_jwt_svid
 from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.jwks import parse_key_set
 from stepgrant_gateway.identity.mapping import Mapped
@@ -29,6 +30,7 @@ from tests.kit.oidc import AUDIENCE, Issuer
 ISSUER = Issuer(algorithm="ES256")
 KEYS = parse_key_set(ISSUER.jwks)
 CLAIMS = ISSUER.claims(START, nbf=int(START.timestamp()), azp=AUDIENCE, owner="acme", repository="acme/shop")
+WORKLOAD = parse_spiffe_id("spiffe://acme.org/agent")
 UNDER = parse_spiffe_id("spiffe://acme.org/ci")
 MAPPED = Mapped(UNDER, "spiffe://acme.org/ci/{repository}/x-{owner}", {"owner": "a*e", "repository": "*"})
 BEARERS = Bearers([JwtSvidBearers(AUDIENCE, BundleSet, lambda: START)])
@@ -56,6 +58,10 @@ DOCUMENTS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "header of an OIDC token": (
         lambda value: oidc(ISSUER.signer.sign(CLAIMS, **(value if isinstance(value, dict) else {"x": value}))),
         {"kid": "one", "typ": "JWT", "x5t": "AAAA", "crit": ["b64"], "jwk": {"kty": "EC"}},
+    ),
+    "own JWT-SVID": (
+        lambda value: read_own_jwt_svid(ISSUER.signer.sign(as_json(value)), WORKLOAD, AUDIENCE, START),
+        {"sub": str(WORKLOAD), "aud": [AUDIENCE], "exp": int(START.timestamp()) + 60},
     ),
     "key set": (lambda value: parse_key_set(as_json(value)), KEY_SET),
     "claims of a mapping": (mapped, {"owner": "acme", "repository": "shop"}),
