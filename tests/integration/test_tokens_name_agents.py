@@ -22,7 +22,16 @@ from stepgrant.grant import from_payload
 from stepgrant.outgoing.http import HttpAuth
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
-from stepgrant.v1 import agent_pb2, agent_pb2_grpc, operator_pb2, operator_pb2_grpc, verifier_pb2, verifier_pb2_grpc
+from stepgrant.v1 import (
+    agent_pb2,
+    agent_pb2_grpc,
+    dispatch_pb2,
+    dispatch_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
 from stepgrant_gateway.core.events import EventType
 from tests.kit.foreign import ForeignSigner
 from tests.kit.running import ISSUER, SUPPORT_POLICY, Running, running_gateway
@@ -167,15 +176,17 @@ async def test_id_11_nothing_but_the_one_token_names_anybody_on_the_listener_for
         assert (await recorded(running, EventType.TASK_OPENED, 1))[0]["workload"] == SUPPORT
 
 
-async def test_who_shows_a_token_can_neither_operate_nor_redeem() -> None:
+async def test_who_shows_a_token_can_neither_operate_nor_redeem_nor_assign() -> None:
     """Only AgentGateway is served there, whoever the token names."""
     async with running_gateway(jwt_ttl=MINUTES) as running, bare(running) as channel:
         token = of_the_dev_authority(running).sign(claims(sub="spiffe://dev.stepgrant.test/operator/jo"))
         operator = operator_pb2_grpc.OperatorStub(channel).ListTasks
         redeem = verifier_pb2_grpc.GrantVerifierStub(channel).Redeem
+        assign = dispatch_pb2_grpc.DispatcherStub(channel).Assign
         for call in (
             operator(operator_pb2.ListTasksRequest(), metadata=named(token)),
             redeem(verifier_pb2.RedeemRequest(), metadata=named(token)),
+            assign(dispatch_pb2.AssignRequest(), metadata=named(token)),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call

@@ -16,9 +16,9 @@ from typing import Final, Self
 
 from stepgrant import dispatching
 from stepgrant.answers import Challenge
-from stepgrant.assignment import TICKET_BYTES, Assignment
+from stepgrant.assignment import Assignment
 from stepgrant.clock import Clock, LoopClock
-from stepgrant.dispatching import Order
+from stepgrant.dispatching import order_of
 from stepgrant.dpop import InstanceKey, open_message
 from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError, TaskClosedError
 from stepgrant.holding import Hold, Holder
@@ -165,12 +165,7 @@ class Client:
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
             MisuseError: the ticket stands for other words.
         """
-        if until.tzinfo is None:
-            raise MisuseError(
-                "`until` has no time zone: give an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
-            )
-        opening = opening_of(task_type, parameters or {}, purpose, None)
-        order = Order(ticket or os.urandom(TICKET_BYTES), to, task_type, opening.parameters_json, purpose, until)
+        order = order_of(opening_of(task_type, parameters or {}, purpose, None), to, until, ticket)
         answer = await dispatching.assign(self._own_links(self._clock or LoopClock()), order)
         if isinstance(answer, Denial):
             raise Denied(answer, what=f"assigning {task_type}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ import grpc
 from stepgrant._status import error_of
 from stepgrant._wire import read_denied
 from stepgrant._wire_strict import refuse_unknown
+from stepgrant.assignment import TICKET_BYTES
 from stepgrant.errors import Denial, GatewayUnavailableError, InvalidIdError, MisuseError, ProtocolError
 from stepgrant.ids import parse_ulid
 from stepgrant.patience import Patience
-from stepgrant.session import ANSWER_TIMEOUT
+from stepgrant.session import ANSWER_TIMEOUT, Opening
+from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import dispatch_pb2
 from stepgrant.v1.dispatch_pb2_grpc import DispatcherStub
 
@@ -27,6 +30,7 @@ _STATES: Final = frozenset({"open", "taken", "withdrawn"})
 _MISUSES: Final = {
     grpc.StatusCode.ALREADY_EXISTS: "the ticket stands for another assignment: leave it out, or ask with the same words",
     grpc.StatusCode.NOT_FOUND: "this workload has made no assignment of that id, or it is over",
+    grpc.StatusCode.UNIMPLEMENTED: "tasks are assigned at the listener for X.509-SVIDs: set STEPGRANT_CREDENTIAL to x509",
 }
 _Answer = TypeVar("_Answer")
 
@@ -41,6 +45,22 @@ class Order:
     parameters_json: str = field(repr=False)
     purpose: str
     until: datetime
+
+
+def order_of(opening: Opening, to: str, until: datetime, ticket: bytes | None) -> Order:
+    """The order for a task that opens so, under this ticket or a new one; raises MisuseError for what can be none."""
+    try:
+        parse_spiffe_id(to, what="the workload that the task is for")
+    except InvalidIdError as error:
+        raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
+    if until.tzinfo is None:
+        raise MisuseError(
+            "`until` has no time zone: give an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
+        )
+    if ticket is not None and len(ticket) != TICKET_BYTES:
+        raise MisuseError(f"a ticket has {TICKET_BYTES} random bytes, such as os.urandom({TICKET_BYTES})")
+    ticket = ticket or os.urandom(TICKET_BYTES)
+    return Order(ticket, to, opening.task_type, opening.parameters_json, opening.purpose, until)
 
 
 async def assign(links: Links, order: Order) -> str | Denial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 
 import pytest
 
@@ -19,7 +20,7 @@ from stepgrant.errors import (
     Revoked,
 )
 from stepgrant.spiffe.ids import SpiffeId
-from stepgrant.testing import ThrowAwayAuthority
+from stepgrant.testing import ScriptedGateway, ThrowAwayAuthority
 from tests.kit.loop import interrupted
 
 COMPLETE = {
@@ -200,3 +201,20 @@ def test_a_workload_api_that_is_no_socket_is_refused_at_once(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(MisuseError, match="SPIFFE_ENDPOINT_SOCKET begins with neither unix: nor tcp:"):
         connect()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"to": "agent/support"}, "write it as spiffe://trust-domain/path"),
+        ({"ticket": b"short"}, "a ticket has 32 random bytes"),
+        ({"until": datetime(2026, 11, 22)}, "has no time zone"),  # noqa: DTZ001 - that is what is refused
+        ({"task_type": "no name"}, "task type"),
+        ({"purpose": "p" * 1025}, "shorten it"),
+    ],
+)
+async def test_an_assignment_that_cannot_be_is_not_asked_for(changed, says):
+    whole = {"task_type": "Refund", "to": "spiffe://acme.org/agent", "until": datetime(2026, 11, 22, tzinfo=UTC)}
+    async with ScriptedGateway() as gateway, gateway.client() as client:
+        with pytest.raises(MisuseError, match=says):
+            await client.assign(**(whole | changed))

@@ -22,7 +22,7 @@ program = typer.Typer(help="The ledger.", no_args_is_help=True)
 Ledger = Annotated[
     Path, typer.Argument(help="Ledger file of a gateway; it may be running.", exists=True, dir_okay=False)
 ]
-_FIRST: Final = ("task", "step", "tool", "code", "reason")
+_FIRST: Final = ("task", "assignment", "dispatcher", "step", "tool", "code", "reason")
 """What of an event's data is worth a person's first look, in this order."""
 
 
