@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from stepgrant.grant import from_payload
 from stepgrant.selector import Selector
 from stepgrant.subject import SubjectId
 from tests.kit.foreign import ForeignSigner
-from tests.kit.oidc import AUDIENCE, Issuer, authority_file, serving
+from tests.kit.oidc import AUDIENCE, Issuer, authority_file, logout_claims, serving
 from tests.kit.running import running_gateway
 from tests.kit.subjects import subject_policy
 from tests.kit.tokens import payload_of
@@ -76,3 +78,33 @@ async def test_tk_15_a_new_key_of_the_issuer_is_looked_for_once_and_the_task_ope
                     raise AssertionError("opened")
             assert denied.value.denial.code is DenialCode.SUBJECT_INVALID
             assert issuer.asked.count("/jwks") == 2
+
+
+async def test_the_issuer_logs_the_user_out_and_the_task_ends_at_once(tmp_path: Path) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        logout = '[logout]\naddress = "127.0.0.1:0"\n'
+        async with running_gateway(policy, settings=settings(issuer, ca) + logout) as running:
+            client = await running.client()
+            now = datetime.now(UTC)
+            token = issuer.token(now, sid="s-1")
+
+            def log_out(logout_token: str) -> int:
+                connection = http.client.HTTPConnection("127.0.0.1", running.gateway.logout_port or 0, timeout=10)
+                form = {"Content-Type": "application/x-www-form-urlencoded"}
+                connection.request("POST", "/backchannel-logout", f"logout_token={logout_token}", form)
+                with contextlib.closing(connection):
+                    return connection.getresponse().status
+
+            async with client.task("Refund", REFUND, subject_token=token) as task:
+                with pytest.raises(Revoked) as revoked:
+                    async with task.step("orders.get", ORDER):
+                        assert await asyncio.to_thread(log_out, token) == 400
+                        good = issuer.signer.sign(logout_claims(issuer, now, sid="s-1"), typ="logout+jwt")
+                        assert await asyncio.to_thread(log_out, good) == 200
+                        await asyncio.Event().wait()
+                assert revoked.value.cause == "logged_out"
+            with pytest.raises(Denied) as denied:
+                async with client.task("Refund", REFUND, subject_token=token):
+                    raise AssertionError("opened")
+            assert denied.value.denial.code is DenialCode.SUBJECT_INVALID

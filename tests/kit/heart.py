@@ -29,6 +29,7 @@ from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.lifecycle import Tasks
+from stepgrant_gateway.app.logging_out import LoggingOut
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
@@ -182,6 +183,9 @@ class Heart:
             source=source,
             observer=heard,
         )
+        self.logging_out = LoggingOut(
+            state=self.state, clock=self.clock, journal=self.journal, endings=self.endings
+        )  # fmt: skip
         self.pushed: list[Pushed] = []
 
     def peer(self, spiffe_id: str = AGENT, *, lives: timedelta = timedelta(hours=1), leaf: bytes = b"leaf") -> Peer:

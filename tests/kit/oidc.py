@@ -112,3 +112,19 @@ def serving(issuer: Issuer) -> Iterator[Issuer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def logout_claims(issuer: Issuer, now: datetime, **changes: Any) -> dict[str, Any]:
+    """The claims of a good logout token; one that is None is left out."""
+    at = int(now.timestamp())
+    events = {"http://schemas.openid.net/event/backchannel-logout": {}}
+    good = {
+        "iss": issuer.url,
+        "aud": AUDIENCE,
+        "iat": at,
+        "exp": at + 120,
+        "jti": "j-1",
+        "sub": "u-17",
+        "events": events,
+    }
+    return {name: value for name, value in {**good, **changes}.items() if value is not None}

@@ -81,6 +81,11 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
             for step in tasks.pop(task):
                 note(EventType.STEP_ENDED, task=task, step=step, code="stream_lost")
             note(EventType.TASK_CLOSED, task=task, code=numbers.choice(["completed", "undelivered"]))
+        elif choice < 0.92:
+            at_second = int(at.timestamp())
+            user = f"u-{numbers.randrange(3)}"
+            sid = numbers.choice([None, "s-1", "s-2"])
+            note(EventType.SUBJECT_LOGGED_OUT, iss="https://login.acme.test", sub=user, sid=sid, at=at_second)
         elif choice < 0.97:
             locks.append(lock := fresh())
             selector = {"workload": None, "task_type": None, "tool": "mail.*", "target": None}

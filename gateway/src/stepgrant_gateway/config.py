@@ -29,7 +29,7 @@ from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.rpc.settings import LimitSettings
 from stepgrant_gateway.storage.settings import InputSettings, LedgerSettings
 from stepgrant_gateway.tracing import TracingSettings
-from stepgrant_gateway.web.settings import MetricsSettings
+from stepgrant_gateway.web.settings import LogoutSettings, MetricsSettings
 
 MAX_CONFIG_BYTES: Final = 256 * 1024
 _PREFIX: Final = "insecure_"
@@ -71,6 +71,7 @@ class Config:
     limits: LimitSettings
     metrics: MetricsSettings
     tracing: TracingSettings
+    logout: LogoutSettings
     federation: Mapping[str, FederationSettings]
     insecure: tuple[str, ...]
 
@@ -83,6 +84,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = {
     "limits": LimitSettings,
     "metrics": MetricsSettings,
     "tracing": TracingSettings,
+    "logout": LogoutSettings,
 }
 FEDERATION: Final = "federation"
 """The one section of tables, each named by a trust domain: `[federation."partner.test"]`."""
@@ -200,6 +202,8 @@ def _check(config: Config, lines: Mapping[str, int]) -> None:
         if found is not None:
             key, wrong = found
             raise place(f"{section}.{key}").error(wrong)
+    if config.logout.address is not None and not config.identity.subjects:
+        raise place("logout.address").error("is for the issuers of users: set [[identity.subjects]]")
     wrong = _mapping_trouble(config)
     if wrong:
         raise place("identity.workloads").error(wrong)

@@ -12,6 +12,7 @@ from stepgrant_gateway.config import Config
 from stepgrant_gateway.core.ports import Clock, SubjectProver
 from stepgrant_gateway.identity.bearers import BearerKind, Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.issuers import Issuers
+from stepgrant_gateway.identity.logout import LogoutTokens
 from stepgrant_gateway.identity.oidc_bearers import OidcBearers
 from stepgrant_gateway.identity.peers import PeerVerifier
 from stepgrant_gateway.identity.subjects import OidcSubjects
@@ -19,7 +20,8 @@ from stepgrant_gateway.identity.subjects import OidcSubjects
 
 @dataclass(frozen=True, slots=True)
 class Provers:
-    """`peers` judges certificates, `bearers` tokens that workloads show, `subjects` those of users (None: none are taken).
+    """`peers` judges certificates, `bearers` tokens that workloads show, `subjects` those of users (None: none are taken), `logouts`
+    what their issuers say of their sessions.
 
     `subscribe` has a callback called when an issuer of workloads has other keys: what was proven may be proven no more.
     """
@@ -27,6 +29,7 @@ class Provers:
     peers: PeerVerifier
     bearers: Bearers
     subjects: SubjectProver | None
+    logouts: LogoutTokens
     subscribe: Callable[[Callable[[], object]], None]
 
 
@@ -50,7 +53,8 @@ async def proving(config: Config, identity: IdentitySource, clock: Clock) -> Asy
         if config.identity.workloads:
             kinds.append(OidcBearers(config.identity.workloads, workloads, clock))
         subjects = OidcSubjects(users, clock.now) if config.identity.subjects else None
-        yield Provers(PeerVerifier(bundles, clock.now), Bearers(kinds), subjects, workloads.subscribe)
+        logouts = LogoutTokens(users, clock.now)
+        yield Provers(PeerVerifier(bundles, clock.now), Bearers(kinds), subjects, logouts, workloads.subscribe)
     finally:
         users.stop()
         workloads.stop()

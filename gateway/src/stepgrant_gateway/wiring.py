@@ -23,6 +23,7 @@ from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.folding import fold_ledger
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.lifecycle import Tasks
+from stepgrant_gateway.app.logging_out import LoggingOut
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
@@ -43,6 +44,7 @@ from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.identity.relations import begin_relations
 from stepgrant_gateway.identity.svid_signer import SourceSvidSigner
 from stepgrant_gateway.listeners import Judges, Listeners, Services
+from stepgrant_gateway.logout import logging_out
 from stepgrant_gateway.oversight import Oversight, Watched
 from stepgrant_gateway.policy.source import DirectorySource
 from stepgrant_gateway.proving import Provers, proving
@@ -94,15 +96,18 @@ class Application:
     recorder: Recorder
     retention: Retention
     keys: SigningKeys
+    logging_out: LoggingOut
 
 
 class Gateway:
     """One running gateway."""
 
     def __init__(
-        self, ports: tuple[int, int | None], instance_id: str, application: Application, oversight: Oversight
-    ) -> None:
+        self, ports: tuple[int, int | None], instance_id: str, application: Application, oversight: Oversight,
+        logout_port: int | None,
+    ) -> None:  # fmt: skip
         self.port, self.bearer_port = ports
+        self.logout_port = logout_port
         self.oversight = oversight
         self.instance_id = instance_id
         self.application = application
@@ -144,12 +149,13 @@ class Gateway:
             provers = await stack.enter_async_context(proving(config, identity, world.clock))
             application = await _application(config, world, instance_id, provers, stack, ahead_until)
             ports, oversight = await _face(config, world, identity, instance_id, application, provers, metrics, stack)
+            logout_port = stack.enter_context(logging_out(config.logout, provers.logouts, application.logging_out))
             identity.start()
             _log.info(
                 "Gateway instance %s serves %s at port %d.", instance_id, config.gateway.issuer, ports[0],
                 extra={"event": "started"},
             )  # fmt: skip
-            yield cls(ports, instance_id, application, oversight)
+            yield cls(ports, instance_id, application, oversight, logout_port)
 
 
 async def _require_own_identity(config: Config, source: IdentitySource) -> None:
@@ -259,6 +265,7 @@ def _use_cases(
         recorder=recorder,
         retention=retention,
         keys=keys,
+        logging_out=LoggingOut(state=state, clock=clock, journal=recorder, endings=endings),
     )
 
 

@@ -23,6 +23,7 @@ from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.refusals import (
     CLOCK_WENT_BACK,
+    LOGGED_OUT,
     NO_SUBJECTS,
     NOT_RESUMABLE,
     OVERLOADED,
@@ -173,9 +174,12 @@ class Tasks:
         proven: Subject | Refused = NO_SUBJECTS if self._prover is None else self._prover.prove(request.subject_token)
         if isinstance(proven, Subject):
             claims = self._state.policy.catalog.prepare_subject(proven)
-            if not isinstance(claims, Denial):
+            if isinstance(claims, Denial):
+                proven = Refused(claims.code, claims.reason, claims.next, claims.argument)
+            elif self._state.logouts.ended(proven):
+                proven = LOGGED_OUT
+            else:
                 return proven
-            proven = Refused(claims.code, claims.reason, claims.next, claims.argument)
         catalog = self._state.policy.catalog
         if request.task_type not in catalog.task_types:
             return NO_PERMIT

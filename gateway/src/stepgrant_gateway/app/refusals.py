@@ -35,6 +35,11 @@ NO_SUBJECTS = Refused(
     "this gateway takes no subject tokens.",
     "open the task without one, or ask the operator for [[identity.subjects]].",
 )
+LOGGED_OUT = Refused(
+    DenialCode.SUBJECT_INVALID,
+    "the subject token is of a session that its issuer has ended.",
+    "have the user log in again, and open the task with the new token.",
+)
 USED_UP = Refused(DenialCode.USES_EXHAUSTED, "the step's uses are used up.", "declare another step.")
 PARENT_NOT_LIVE = Refused(DenialCode.PARENT_ENDED, "the parent step is not live.", "declare the parent first.")
 

@@ -12,6 +12,7 @@ from stepgrant_gateway.core.budgets import Book, Entry, StepKey
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History
+from stepgrant_gateway.core.logouts import Logouts
 
 FORMER: Final[StepKey] = ("", "")
 """In whose name books say what all steps of former lives spent: no step has this key, so none gives it back."""
@@ -61,6 +62,7 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
             book.reserve(Entry(spent.at, FORMER, spent.amount))
         book.settle(FORMER)
     state.memory = history.labels.copied()
+    state.logouts = Logouts(dict(history.logouts.known))
     for task in history.open_tasks.values():
         # Open until now, so what its labels tell of reaches to now.
         state.memory.remember(task.workload, task.instance_jkt, task.labels, now)

@@ -18,6 +18,7 @@ from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.grants import MAX_LINGER, Lifetime, Terms
 from stepgrant_gateway.core.labels import LabelMemory
+from stepgrant_gateway.core.logouts import Logouts
 from stepgrant_gateway.core.observations import Course
 from stepgrant_gateway.core.ports import PolicySet, Receipt
 from stepgrant_gateway.core.principal import Peer, Subject
@@ -196,6 +197,7 @@ class State:
     lifted: list[LiftedLock] = field(default_factory=list)
     books: dict[tuple[str, str], Book] = field(default_factory=dict)
     memory: LabelMemory = field(default_factory=LabelMemory)
+    logouts: Logouts = field(default_factory=Logouts)
     resumable: dict[bytes, Task] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     tickets: dict[bytes, str] = field(default_factory=dict)
@@ -246,6 +248,7 @@ class State:
     def tidy(self, now: datetime) -> None:
         """Drops labels that no window reaches any more, and books that say nothing."""
         self.memory.tidy(now)
+        self.logouts.tidy(now)
         for key, book in list(self.books.items()):
             if book.is_empty(now):
                 del self.books[key]

@@ -39,6 +39,7 @@ class EventType(Enum):
     GRANT_REDEEMED = "grant.redeemed"
     LOCK_SET = "lock.set"
     LOCK_LIFTED = "lock.lifted"
+    SUBJECT_LOGGED_OUT = "subject.logged_out"
     IDENTITY_DENIED = "identity.denied"
     CLOCK_SET_BACK = "clock.set_back"
     CLOCK_FORGIVEN = "clock.forgiven"

@@ -13,6 +13,7 @@ from stepgrant.subject import SubjectId
 from stepgrant_gateway.core.assignments import Assignment, AssignmentState
 from stepgrant_gateway.core.events import UNDELIVERED, Event, EventType
 from stepgrant_gateway.core.labels import LabelMemory
+from stepgrant_gateway.core.logouts import Logouts, logout_of
 from stepgrant_gateway.core.revocation import Lock
 
 GRAIN: Final = timedelta(minutes=1)
@@ -72,6 +73,7 @@ class History:
     assignments: dict[str, Assignment] = field(default_factory=dict)
     open_tasks: dict[str, OpenTask] = field(default_factory=dict)
     live_steps: dict[StepKey, LiveStep] = field(default_factory=dict)
+    logouts: Logouts = field(default_factory=Logouts)
     latest: datetime | None = None
 
     def follow(self, event: Event) -> None:
@@ -116,6 +118,8 @@ class History:
                 if step is not None and data["code"] == UNDELIVERED:
                     for name, amount in step.deltas.items():
                         self._spend(data["task"], name, step.at, -Decimal(amount), name in step.by_subject)
+            case EventType.SUBJECT_LOGGED_OUT:
+                self.logouts.note(logout_of(dict(data)))
             case EventType.CLOCK_FORGIVEN:
                 self.latest = event.at
             case _:
@@ -130,6 +134,7 @@ class History:
             return
         end = self.latest if now is None else min(self.latest, now)
         self.labels.tidy(end)
+        self.logouts.tidy(end)
         self.assignments = {name: one for name, one in self.assignments.items() if one.until > end}
         self.spent = {key: _coarser(grains, end) for key, grains in self.spent.items()}
 

@@ -16,9 +16,10 @@ from stepgrant_gateway.core.assignments import Assignment, AssignmentState
 from stepgrant_gateway.core.errors import SnapshotError
 from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
 from stepgrant_gateway.core.ledger import ChainHead, is_instance
+from stepgrant_gateway.core.logouts import logout_data, logout_of
 from stepgrant_gateway.core.revocation import Lock
 
-SNAPSHOT_SCHEMA: Final = 3
+SNAPSHOT_SCHEMA: Final = 4
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -102,6 +103,8 @@ def _lines(history: History) -> Iterator[list[Any]]:
         ticket, words, until = one.ticket_sha256.hex(), one.words_sha256.hex(), _microseconds(one.until)
         to = [one.dispatcher, one.workload, one.task_type]
         yield ["assignment", one.assignment_id, ticket, words, to, until, one.state.value, one.task_id]
+    for logout in history.logouts.known.values():
+        yield ["logout", logout_data(logout)]
     for task_id, task in history.open_tasks.items():
         yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels), task.subject]
     for (task_id, step_id), step in history.live_steps.items():
@@ -121,6 +124,8 @@ def _take(history: History, line: list[Any]) -> None:
     match line:
         case ["lock", lock_id, selector, reason, at, by]:
             history.locks[lock_id] = Lock(lock_id, Selector(**selector), reason, _at(at), by)
+        case ["logout", data]:
+            history.logouts.note(logout_of(data))
         case ["spent", budget, owner, number, at, amount]:
             history.spent.setdefault((budget, owner), {})[number] = Spent(_at(at), Decimal(amount))
         case ["labels", workload, labels]:

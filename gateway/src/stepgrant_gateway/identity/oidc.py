@@ -83,8 +83,35 @@ def verify_oidc_token(token: str, trusted: Callable[[str], Trust], now: datetime
         UnknownKeyError: as named.
         InvalidInputError: it is not; the text says why, and holds nothing of the token.
     """
+    # 1. to 4., but for what another kind of token has.
+    issuer, claims, trust = verified_claims(token, trusted, _TYPES)
+    for name, meaning in (("events", "an event or a logout"), ("cnf", "a holder that has to prove possession")):
+        if name in claims:
+            raise InvalidInputError(f"it has the claim `{name}`: it is a token for {meaning}")
+    # 5. The audience.
+    require_audience(claims, trust)
+    # 6. The times.
+    expires_at, not_before, _ = times(claims, now)
+    # 7. Who it is about.
+    subject = claims.get("sub")
+    if not isinstance(subject, str):
+        raise InvalidInputError("its `sub` is not a text")
+    try:
+        return VerifiedOidcToken(SubjectId(issuer, subject), expires_at, not_before, claims, trust.keys)
+    except InvalidIdError as error:
+        raise InvalidInputError(f"{error}") from error
+
+
+def verified_claims(
+    token: str, trusted: Callable[[str], Trust], types: frozenset[str | None]
+) -> tuple[str, Mapping[str, Json], Trust]:
+    """The issuer of a token with a `typ` of `types`, its claims, which are that issuer's word, and the trust in it: steps 1 to 4.
+
+    Raises:
+        UnknownKeyError, InvalidInputError: as `verify_oidc_token`. Audience, times and what kind of token it is are still open.
+    """
     # 1. Size and shape.
-    jws = parse_foreign_jws(token, members=_MEMBERS, types=_TYPES, max_bytes=MAX_SUBJECT_TOKEN)
+    jws = parse_foreign_jws(token, members=_MEMBERS, types=types, max_bytes=MAX_SUBJECT_TOKEN)
     # 2. The issuer, whose keys alone are looked at.
     issuer = parse_members(jws.payload).get("iss")
     if not isinstance(issuer, str):
@@ -98,26 +125,12 @@ def verify_oidc_token(token: str, trusted: Callable[[str], Trust], now: datetime
     if key is None:
         raise UnknownKeyError(issuer)
     payload = verify_foreign_jws(jws, key)
-    # 4. The claims, which are the issuer's word from here on.
-    claims = parse_object(payload.decode("utf-8"), max_bytes=MAX_SUBJECT_TOKEN, what="the claims")
-    for name, meaning in (("events", "an event or a logout"), ("cnf", "a holder that has to prove possession")):
-        if name in claims:
-            raise InvalidInputError(f"it has the claim `{name}`: it is a token for {meaning}")
-    # 5. The audience.
-    _require_audience(claims, trust)
-    # 6. The times.
-    expires_at, not_before = _times(claims, now)
-    # 7. Who it is about.
-    subject = claims.get("sub")
-    if not isinstance(subject, str):
-        raise InvalidInputError("its `sub` is not a text")
-    try:
-        return VerifiedOidcToken(SubjectId(issuer, subject), expires_at, not_before, claims, trust.keys)
-    except InvalidIdError as error:
-        raise InvalidInputError(f"{error}") from error
+    # 4. The claims.
+    return issuer, parse_object(payload.decode("utf-8"), max_bytes=MAX_SUBJECT_TOKEN, what="the claims"), trust
 
 
-def _require_audience(claims: Mapping[str, Json], trust: Trust) -> None:
+def require_audience(claims: Mapping[str, Json], trust: Trust) -> None:
+    """Returns if the token is for us and for nobody else: step 5. Raises InvalidInputError."""
     audience, party = claims.get("aud"), claims.get("azp")
     if audience not in (trust.audience, [trust.audience]):
         raise InvalidInputError("its `aud` is not this gateway's audience, or not that alone")
@@ -125,7 +138,8 @@ def _require_audience(claims: Mapping[str, Json], trust: Trust) -> None:
         raise InvalidInputError("its `azp` is a party that is not configured")
 
 
-def _times(claims: Mapping[str, Json], now: datetime) -> tuple[datetime, datetime | None]:
+def times(claims: Mapping[str, Json], now: datetime) -> tuple[datetime, datetime | None, datetime | None]:
+    """`exp`, the later of `nbf` and `iat`, and `iat`, where they are, once all of them are right: step 6. Raises InvalidInputError."""
     expires_at, not_before, issued_at = (_time(claims, name) for name in ("exp", "nbf", "iat"))
     if expires_at is None:
         raise InvalidInputError("it has no `exp`")
@@ -136,7 +150,8 @@ def _times(claims: Mapping[str, Json], now: datetime) -> tuple[datetime, datetim
             raise InvalidInputError(
                 f"its `{name}` is {time:%Y-%m-%dT%H:%M:%S}Z, which has not come: look at the clocks"
             )
-    return expires_at, max((time for time in (not_before, issued_at) if time is not None), default=None)
+    begun = max((time for time in (not_before, issued_at) if time is not None), default=None)
+    return expires_at, begun, issued_at
 
 
 def _time(claims: Mapping[str, Json], name: str) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
+from types import MappingProxyType
 from typing import Any, Final
 
 from stepgrant_gateway.core.errors import ConfigError
@@ -39,23 +41,29 @@ class Page:
 
 Pages = Mapping[str, Callable[[], Page]]
 """By path. Called on the listener's threads."""
+Posts = Mapping[str, Callable[[bytes], Page]]
+"""By path, what takes the body of a form. Called on the listener's threads."""
+MAX_BODY: Final = 16 * 1024
+FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Listener:
-    """Serves pages to GET until it is closed. Nothing that a client sends is looked at but the path."""
+    """Serves pages to GET, and forms to POST, until it is closed. Nothing that a client sends is looked at but path and form."""
 
-    def __init__(self, address: Address, pages: Pages) -> None:
-        """Listens at once.
+    def __init__(
+        self, address: Address, pages: Pages, *, posts: Posts = MappingProxyType({}), name: str = "metrics"
+    ) -> None:
+        """Listens at once. `name` is that of the section of gateway.toml, and of the thread.
 
         Raises:
             ConfigError: nothing can listen at `address`.
         """
         try:
-            self._server = _Server(address, pages)
+            self._server = _Server(address, pages, posts)
         except OSError as error:
-            raise ConfigError(f"metrics.address: nothing can listen at {address}: {error.strerror}") from error
+            raise ConfigError(f"{name}.address: nothing can listen at {address}: {error.strerror}") from error
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -69,9 +77,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: Address, pages: Pages) -> None:
+    def __init__(self, address: Address, pages: Pages, posts: Posts) -> None:
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        self.pages = pages
+        self.pages, self.posts = pages, posts
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((address.host, address.port), _Handler)
 
@@ -126,13 +134,25 @@ class _Handler(BaseHTTPRequestHandler):
         """The page of the path, whatever its query."""
         page = self.server.pages.get(self.path.partition("?")[0])
         if page is None:
-            self._answer(Page(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n"))
+            self._answer(_plain(HTTPStatus.NOT_FOUND, b"not found\n"))
             return
         self._answer(page())
 
+    def do_POST(self) -> None:
+        """What the form of that path comes to. A body has a length, which is bounded, and is a form."""
+        take, length = self.server.posts.get(self.path.partition("?")[0]), self.headers.get("Content-Length", "")
+        if take is None:
+            self._answer(_plain(HTTPStatus.NOT_FOUND))
+        elif self.headers.get_content_type() != FORM or "Transfer-Encoding" in self.headers:
+            self._answer(_plain(HTTPStatus.UNSUPPORTED_MEDIA_TYPE))
+        elif re.fullmatch("[0-9]{1,8}", length) is None or int(length) > MAX_BODY:
+            self._answer(_plain(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
+        else:
+            self._answer(take(self.rfile.read(int(length))))
+
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002 - the base's signature
         """A status without words: the base's page repeats what the client sent."""
-        self._answer(Page(HTTPStatus(code), "text/plain; charset=utf-8", b""))
+        self._answer(_plain(HTTPStatus(code)))
 
     def version_string(self) -> str:
         """Nothing about what serves."""
@@ -145,5 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))
+        self.send_header("Cache-Control", "no-store")
         self.end_headers()
         self.wfile.write(page.body)
+
+
+def _plain(status: HTTPStatus, body: bytes = b"") -> Page:
+    return Page(status, "text/plain; charset=utf-8", body)

@@ -171,7 +171,7 @@ def test_a_chain_put_between_those_that_a_snapshot_covers_is_folded() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], SNAPSHOT.replace(b'"snapshot":3', b'"snapshot":4')]
+    "broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], SNAPSHOT.replace(b'"snapshot":4', b'"snapshot":5')]
 )
 def test_st_04_what_is_broken_or_of_another_version_falls_back_to_the_one_before_and_then_to_all(
     broken: bytes, caplog: pytest.LogCaptureFixture

@@ -30,6 +30,7 @@ def test_a_fold_goes_on_from_a_snapshot_as_if_it_had_never_stopped(cut: int) -> 
     assert whole.locks
     assert any("#" in owner for _, owner in whole.spent)
     assert whole.labels.instances
+    assert whole.logouts.known
     assert whole.open_tasks
     assert whole.live_steps
     assert {one.state.value for one in whole.assignments.values()} == {"open", "taken"}
@@ -53,7 +54,7 @@ def header(**changed: object) -> bytes:
         b"[]\n",
         b"[" * 100_000,
         header(snapshot=2),
-        header(snapshot=4),
+        header(snapshot=5),
         header(more=1),
         header(heads={}),
         header(heads=[["no ulid", 1, "0" * 64]]),

@@ -41,7 +41,8 @@ def test_a_page_is_served_with_its_status_whatever_the_query(listener):
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "status"), [("/", "GET", 404), ("/readyz/", "GET", 404), ("/readyz", "POST", 501)]
+    ("path", "method", "status"),
+    [("/", "GET", 404), ("/readyz/", "GET", 404), ("/readyz", "POST", 404), ("/readyz", "PUT", 501)],
 )
 def test_nothing_else_is_served_and_nothing_sent_comes_back(listener, path, method, status):
     found, body, server = asked(listener, path, method)
