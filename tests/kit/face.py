@@ -35,6 +35,7 @@ from stepgrant_gateway.core.errors import NotAllowedError, NotFoundError
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.revocation import FeedEvent
 from stepgrant_gateway.core.settings import Address
+from stepgrant_gateway.listeners import Services
 from stepgrant_gateway.rpc.agent import AgentService
 from stepgrant_gateway.rpc.caller import Evidence
 from stepgrant_gateway.rpc.dispatcher import DispatcherService
@@ -228,9 +229,16 @@ class Face:
             self.denied.append((method, reason))
 
         interceptor = IdentityInterceptor(self.verify, lambda: self.stale, denied, self.quotas)
-        verifier = VerifierService(self.redeeming, self.feed, self.live, self.clock)
-        operator = OperatorService(operating, tail, operators, self.live, denied)  # type: ignore[arg-type]
-        self.server = Server(interceptor, self.agent, transport, verifier, operator, DispatcherService(self.assigning))
+        self.services = Services(
+            self.agent,
+            VerifierService(self.redeeming, self.feed, self.live, self.clock),
+            OperatorService(operating, tail, operators, self.live, denied),  # type: ignore[arg-type]
+            DispatcherService(self.assigning),
+        )
+        self.server = Server(
+            interceptor, self.agent, transport,
+            self.services.verifier, self.services.operator, self.services.dispatcher,
+        )  # fmt: skip
         self.port = 0
 
     def verify(self, evidence: Evidence) -> Peer:

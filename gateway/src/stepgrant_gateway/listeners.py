@@ -55,10 +55,9 @@ class Listeners:
         whole = IdentityInterceptor(
             judges.verify, self._certificates.stale, judges.denied, judges.quotas, by_certificate
         )
-        agents = IdentityInterceptor(judges.verify, self._tokens.stale, judges.denied, judges.quotas, by_bearer)
         self._main = Server(whole, services.agent, transport, services.verifier, services.operator, services.dispatcher)
-        self._bearer = Server(agents, services.agent, transport)
         self._servers: tuple[Server, ...] = (self._main,)
+        self._services, self._judges, self._transport = services, judges, transport
 
     async def start(self, listen: Address, listen_bearer: Address | None) -> tuple[int, int | None]:
         """The ports that they listen on; None for the one that is off.
@@ -69,8 +68,11 @@ class Listeners:
         port = await self._main.start("gateway.listen", listen, self._certificates.credentials())
         if listen_bearer is None:
             return port, None
-        self._servers = (self._main, self._bearer)
-        return port, await self._bearer.start("gateway.listen_bearer", listen_bearer, self._tokens.credentials())
+        judges = self._judges
+        agents = IdentityInterceptor(judges.verify, self._tokens.stale, judges.denied, judges.quotas, by_bearer)
+        bearer = Server(agents, self._services.agent, self._transport)
+        self._servers = (self._main, bearer)
+        return port, await bearer.start("gateway.listen_bearer", listen_bearer, self._tokens.credentials())
 
     def stale(self) -> str | None:
         """Why a listener's own identity or bundles cannot be relied on now, or None."""
