@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepgrant.v1 import agent_pb2, operator_pb2, verifier_pb2
+from stepgrant.v1 import agent_pb2, dispatch_pb2, operator_pb2, verifier_pb2
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.ledger import Record
 from tests.faults.malformed import VARINT, delimited, mangled, tag, wrong
@@ -24,10 +26,11 @@ from tests.kit.heart import AGENT, Heart, heart
 WITHIN = 5
 METHODS = [
     method
-    for file in (verifier_pb2, operator_pb2)
+    for file in (verifier_pb2, operator_pb2, dispatch_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 ]
+PROTO = Path(__file__).parents[2] / "proto" / "stepgrant" / "v1"
 PERFORM_TASK = "/stepgrant.v1.AgentGateway/PerformTask"
 AGENT_MESSAGE = agent_pb2.AgentMessage.DESCRIPTOR
 NOT_FOLLOWING = tag(2, VARINT) + b"\x00"
@@ -109,6 +112,14 @@ def wire() -> Iterator[Wire]:
 
 def path_of(method) -> str:
     return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def test_tr_05_every_service_of_the_protocol_is_looked_at():
+    """A method that is added comes under these tests by itself, a service by the first run without it."""
+    services = {
+        name for file in PROTO.glob("*.proto") for name in re.findall(r"^service (\w+)", file.read_text(), re.MULTILINE)
+    }
+    assert services == {method.containing_service.name for method in METHODS} | {"AgentGateway"}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

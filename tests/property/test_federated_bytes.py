@@ -12,10 +12,12 @@ from spiffe._proto import workload_pb2
 
 from stepgrant.errors import InvalidBundleError, InvalidSvidError
 from stepgrant.spiffe.bundles import X509Bundle
+from stepgrant.spiffe.jwt_workload import read_jwt_bundles
 from stepgrant.spiffe.transport import transport_roots
 from stepgrant.spiffe.workload import read_x509_svid
 from tests.kit.ca import TestAuthority, snapshot
-from tests.kit.mutations import mutated
+from tests.kit.foreign import ForeignSigner
+from tests.kit.mutations import as_json, mutated
 
 AUTHORITY, PARTNER = TestAuthority(intermediate=True), TestAuthority("partner.test")
 SVID = AUTHORITY.issue("gateway")
@@ -26,6 +28,7 @@ ENTRY = workload_pb2.X509SVID(
 )
 ROOT = PARTNER.bundle().authorities[0]
 UPDATE = workload_pb2.X509SVIDResponse(svids=[ENTRY], federated_bundles={"spiffe://partner.test": ROOT})
+JWKS = as_json({"keys": [ForeignSigner.of("ES256").jwk()]})
 KEYS = (SVID.key.private_bytes(Encoding.DER, PrivateFormat.TraditionalOpenSSL, NoEncryption()), ENTRY.x509_svid_key)
 
 
@@ -58,3 +61,10 @@ def test_whatever_a_partners_root_is_the_listener_has_ours_first(root: bytes) ->
     with suppress(InvalidBundleError):
         partner = X509Bundle("partner.test", (root,))
         assert transport_roots(snapshot(SVID, AUTHORITY.bundle(), partner)).startswith(AUTHORITY.bundle().pem)
+
+
+@given(mutated([JWKS]), st.sampled_from(["spiffe://partner.test", "partner.test", "spiffe://acme.org/x", ""]))
+def test_whatever_a_partners_jwt_authorities_are_ours_are_read(document: bytes, name: str) -> None:
+    """INV-11."""
+    first, *_ = read_jwt_bundles({"spiffe://acme.org": JWKS, name: document})
+    assert (first.trust_domain, len(first.authorities)) == ("acme.org", 1)

@@ -20,7 +20,7 @@ _REASONS: Final = {
     "unregistered": re.compile("PermissionDenied"),
     "too early": re.compile(r"the SVID of \S+ is not valid before \S+Z"),
     "expired": re.compile(r"the SVID of \S+ (?:from \S+ )?expired at \S+Z"),
-    "bad bundle": re.compile(r"Error parsing X\.509 bundle"),
+    "bad bundle": re.compile(r"the bundle of \S+ is not DER certificates"),
     "no bundle": re.compile(r"nothing of trust domain \S+ is trusted here"),
     "other authority": re.compile(r"no path leads from the leaf of \S+ to an authority of [^\s:]+"),
     "open key": re.compile(r"the private key \S+ is open to others"),
@@ -85,7 +85,7 @@ def _advice(reason: str, said: str, source: Source, now: datetime) -> tuple[str,
             todo = "see whether the SPIFFE agent reaches its server, or for files, what replaces them; then the clock"
             command = f"{source.look}\n{NTP}"
         case "bad bundle":
-            says = "the bundle that comes with the SVID is empty, or holds something that is no certificate"
+            says = f"{said}, though the SPIFFE agent sent it with the SVID"
             todo = "see what the server has, and what the agent hands out"
             command = f"spire-server bundle show\n{source.look}"
         case "no bundle":

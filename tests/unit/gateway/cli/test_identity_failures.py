@@ -44,8 +44,9 @@ def found(source: WorkloadApiSource | FileSource, origin: Source, now: datetime)
         (update(SVID, OURS.bundle()), START + 2 * HOUR, "nothing has replaced it", "spire-agent api fetch x509 -socketPath /"),
         (update(SVID, OTHER.bundle()), START, "the bundle is older or newer", "spire-server bundle show"),
         (update(SVID, X509Bundle("acme.org", ())), START, "is empty", "spire-server bundle show"),
+        (update(SVID, X509Bundle("acme.org", (b"junk",))), START, "is not DER certificates", "spire-server bundle show"),
     ],
-    ids=["no entry", "clock behind", "expired", "bundle of others", "bundle empty"],
+    ids=["no entry", "clock behind", "expired", "bundle of others", "bundle empty", "bundle unreadable"],
 )  # fmt: skip
 def test_what_a_workload_api_says_is_a_reason_and_something_to_type(said, now, says, typed):
     with saying(said) as address:
