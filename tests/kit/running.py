@@ -35,6 +35,7 @@ IDENTITIES = (
     DevIdentity("agent/support"),
     DevIdentity("agent/other"),
     DevIdentity("desk/tickets"),
+    DevIdentity("proxy/edge", ("localhost",)),
     DevIdentity("resource/orders", ("localhost",)),
     DevIdentity("resource/mail", ("localhost",)),
     DevIdentity("operator/jo"),

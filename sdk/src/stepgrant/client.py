@@ -35,6 +35,7 @@ from stepgrant.tasks import Task, opening_of, working_for
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET_VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
+PROXY_ID_VARIABLE: Final = "STEPGRANT_PROXY_ID"
 CREDENTIAL_VARIABLE: Final = "STEPGRANT_CREDENTIAL"
 CREDENTIALS: Final = ("x509", "jwt", "oidc")
 SHOWN_FILE_VARIABLE: Final = "STEPGRANT_TOKEN_FILE"
@@ -62,9 +63,12 @@ class Client:
         *,
         owns_identity: bool = False,
         clock: Clock | None = None,
+        proxy_id: SpiffeId | None = None,
     ) -> None:
+        """`proxy_id`: who answers at `address` in the gateway's place, and passes on what it is sent."""
         self._address = address
         self._gateway_id = gateway_id
+        self._server_id = proxy_id or gateway_id
         self._identity = identity
         self._owns_identity = owns_identity
         self._clock = clock
@@ -242,7 +246,7 @@ class Client:
             raise MisuseError("this client belongs to another event loop or process: connect where it is used")
         self._loop = loop
         if self._links is None:
-            self._links = Links(self._address, self._gateway_id, self._identity, clock.now)
+            self._links = Links(self._address, self._server_id, self._identity, clock.now)
         return self._links
 
 
@@ -251,6 +255,7 @@ def connect(
     gateway_id: str | None = None,
     identity: IdentitySource | None = None,
     credential: str | None = None,
+    proxy_id: str | None = None,
 ) -> Client:
     """The client of one gateway. What is not given comes from the environment; nothing is sent yet.
 
@@ -259,6 +264,7 @@ def connect(
     close. `credential` is what the gateway is shown (STEPGRANT_CREDENTIAL): `x509`, which is the default, or at the gateway's
     listener for bearer tokens `jwt`, a JWT-SVID, or `oidc`: no Workload API then, but the OIDC token in STEPGRANT_TOKEN_FILE
     and the authorities of the gateway's trust domain in STEPGRANT_BUNDLE_FILE (PEM). An identity that is given brings its own.
+    `proxy_id` (STEPGRANT_PROXY_ID) is the SPIFFE ID of an L7 proxy in front of that listener, if TLS ends there.
 
     Raises:
         MisuseError: one is missing or malformed; the text says which and what to do.
@@ -266,28 +272,33 @@ def connect(
     address = parse_address(
         _setting(gateway, GATEWAY_VARIABLE, "host:port of the gateway"), f"the gateway ({GATEWAY_VARIABLE})"
     )
-    try:
-        server = parse_spiffe_id(
-            _setting(gateway_id, GATEWAY_ID_VARIABLE, "the SPIFFE ID of the gateway"),
-            what=f"the gateway's id ({GATEWAY_ID_VARIABLE})",
-        )
-    except InvalidIdError as error:
-        raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
+    server = _server(gateway_id, GATEWAY_ID_VARIABLE, "the gateway")
+    proxied = proxy_id or os.environ.get(PROXY_ID_VARIABLE)
+    proxy = _server(proxied, PROXY_ID_VARIABLE, "the proxy") if proxied else None
     if identity is not None:
         if credential is not None:
             raise MisuseError("an identity that is given says itself what it shows: leave `credential` out")
-        return Client(address, server, identity)
+        return Client(address, server, identity, proxy_id=proxy)
     shown = credential if credential is not None else os.environ.get(CREDENTIAL_VARIABLE) or CREDENTIALS[0]
     if shown not in CREDENTIALS:
         raise MisuseError(
             f"what the gateway is shown ({CREDENTIAL_VARIABLE}) is {shown[:64]!r}: set it to x509, jwt or oidc"
         )
+    if proxy is not None and shown == CREDENTIALS[0]:
+        raise MisuseError(f"a proxy passes no certificate on: set {CREDENTIAL_VARIABLE} to jwt or oidc")
     if shown == "oidc":
-        return Client(address, server, _token_file(server.trust_domain), owns_identity=True)
+        return Client(address, server, _token_file(server.trust_domain), owns_identity=True, proxy_id=proxy)
     socket = _setting(None, SOCKET_VARIABLE, "the Workload API's socket, such as unix:/run/spire/agent.sock")
     if not socket.startswith(("unix:", "tcp:")):
         raise MisuseError(f"{SOCKET_VARIABLE} begins with neither unix: nor tcp:, such as unix:/run/spire/agent.sock")
-    return Client(address, server, _workload(socket, server, shown), owns_identity=True)
+    return Client(address, server, _workload(socket, server, shown), owns_identity=True, proxy_id=proxy)
+
+
+def _server(text: str | None, variable: str, who: str) -> SpiffeId:
+    try:
+        return parse_spiffe_id(_setting(text, variable, f"the SPIFFE ID of {who}"), what=f"{who}'s id ({variable})")
+    except InvalidIdError as error:
+        raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
 
 
 def _workload(socket: str, gateway_id: SpiffeId, credential: str) -> IdentitySource:

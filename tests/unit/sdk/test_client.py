@@ -44,6 +44,16 @@ def test_an_identity_that_is_given_brings_what_it_shows():
         connect("127.0.0.1:1", "spiffe://acme.org/gateway", identity=object(), credential="jwt")
 
 
+def test_a_proxy_that_ends_tls_is_no_way_for_a_certificate(monkeypatch):
+    for name, value in {**COMPLETE, "STEPGRANT_PROXY_ID": "spiffe://acme.org/proxy"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MisuseError, match="set STEPGRANT_CREDENTIAL to jwt or oidc"):
+        connect()
+    monkeypatch.setenv("STEPGRANT_PROXY_ID", "https://proxy")
+    with pytest.raises(MisuseError, match="STEPGRANT_PROXY_ID"):
+        connect()
+
+
 @pytest.mark.parametrize("missing", COMPLETE)
 def test_a_missing_variable_is_named_with_what_to_do(monkeypatch, missing):
     for name, value in COMPLETE.items():
