@@ -7,25 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepgrant.compact import JwsHeaderError
 from stepgrant.errors import InvalidInputError
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.jwt import read_own_jwt_svid
 from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.jwks import parse_key_set
+from stepgrant_gateway.identity.logout import LogoutTokens
 from stepgrant_gateway.identity.mapping import Mapped
 from stepgrant_gateway.identity.oidc import Trust, verify_oidc_token
 from stepgrant_gateway.rpc.presented import by_bearer
+from stepgrant_gateway.web.logout import logout_page
 from tests.kit.clock import START
 from tests.kit.foreign import ForeignSigner
 from tests.kit.mutations import as_json, json_values, mutated, rewritten
-from tests.kit.oidc import AUDIENCE, Issuer
+from tests.kit.oidc import AUDIENCE, Issuer, logout_claims
 
 ISSUER = Issuer(algorithm="ES256")
 KEYS = parse_key_set(ISSUER.jwks)
@@ -35,6 +38,16 @@ UNDER = parse_spiffe_id("spiffe://acme.org/ci")
 MAPPED = Mapped(UNDER, "spiffe://acme.org/ci/{repository}/x-{owner}", {"owner": "a*e", "repository": "*"})
 BEARERS = Bearers([JwtSvidBearers(AUDIENCE, BundleSet, lambda: START)])
 KEY_SET = {"keys": [ISSUER.signer.jwk(use="sig"), ForeignSigner.of("RS256", "two").jwk(alg="RS256"), {"kty": "oct"}]}
+
+
+class Known:
+    """As `Issuers`, of one whose keys are known."""
+
+    def trust_in(self, _: str) -> Trust:
+        return Trust(AUDIENCE, frozenset(), KEYS)
+
+    def missing_key(self, _: str) -> bool:
+        return False
 
 
 def oidc(token: str) -> object:
@@ -59,6 +72,12 @@ DOCUMENTS: dict[str, tuple[Callable[[Any], object], Any]] = {
         lambda value: oidc(ISSUER.signer.sign(CLAIMS, **(value if isinstance(value, dict) else {"x": value}))),
         {"kid": "one", "typ": "JWT", "x5t": "AAAA", "crit": ["b64"], "jwk": {"kty": "EC"}},
     ),
+    "claims of a logout token": (
+        lambda value: LogoutTokens(cast("Any", Known()), lambda: START).verify(
+            ISSUER.signer.sign(as_json(value), typ="logout+jwt")
+        ),
+        logout_claims(ISSUER, START, sub="u-17", sid="s-1"),
+    ),
     "own JWT-SVID": (
         lambda value: read_own_jwt_svid(ISSUER.signer.sign(as_json(value)), WORKLOAD, AUDIENCE, START),
         {"sub": str(WORKLOAD), "aud": [AUDIENCE], "exp": int(START.timestamp()) + 60},
@@ -70,6 +89,7 @@ TEXTS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "OIDC token": (lambda data: oidc(data.decode("latin-1")), ISSUER.token(START).encode()),
     "key set": (parse_key_set, as_json(KEY_SET)),
     "authorization": (bearer, b"Bearer " + ISSUER.token(START).encode()),
+    "logout request": (logout_page(lambda _: ""), b"logout_token=aaaa.bbbb.cccc&state=%41%2e"),
     "mapping": (lambda data: mapped(data.decode("latin-1")), b"acme"),
 }
 
@@ -117,3 +137,6 @@ def test_what_is_mutated_here_is_good() -> None:
     with pytest.raises(InvalidInputError, match="no kind"):
         bearer(TEXTS["authorization"][1])
     mapped({"owner": "acme", "repository": "shop"})
+    for reads, seed in DOCUMENTS.values():
+        with suppress(JwsHeaderError):  # one header shows what no header may have
+            reads(seed)
