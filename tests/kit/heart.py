@@ -167,7 +167,7 @@ class Heart:
         )
         self.assigning = Assigning(
             state=self.state, clock=self.clock, entropy=self.entropy, journal=self.journal, endings=self.endings,
-            deadlines=self.deadlines,
+            deadlines=self.deadlines, observer=heard,
         )  # fmt: skip
         self.redeeming = Redeeming(
             state=self.state, clock=self.clock, journal=self.journal, feed=self.feed, endings=self.endings,
@@ -312,9 +312,11 @@ class Heart:
 
 
 @asynccontextmanager
-async def heart(store: LedgerStore | None = None, directory: Path = SUPPORT) -> AsyncIterator[Heart]:
-    """The application, started and closed; `directory` is where it reloads its policy from."""
-    policy = support_policy() if directory == SUPPORT else load_policy(directory)
+async def heart(
+    store: LedgerStore | None = None, directory: Path = SUPPORT, policy: LoadedPolicySet | None = None
+) -> AsyncIterator[Heart]:
+    """The application, started and closed; `directory` is where it reloads its policy from, `policy` what is loaded of it."""
+    policy = policy or (support_policy() if directory == SUPPORT else load_policy(directory))
     built = Heart(store or MemoryLedger(), DirectorySource(directory), policy)
     await built.journal.start()
     try:

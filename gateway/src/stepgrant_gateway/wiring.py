@@ -239,6 +239,10 @@ def _use_cases(
         state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, delivery=delivery,
         observer=observer,
     )  # fmt: skip
+    assigning = Assigning(
+        state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, deadlines=deadlines,
+        observer=observer,
+    )  # fmt: skip
     operating = Operating(
         state=state, clock=clock, entropy=entropy, journal=recorder, feed=feed, endings=endings, source=source,
         observer=observer,
@@ -256,9 +260,7 @@ def _use_cases(
             prover=provers.subjects,
             observer=observer,
         ),
-        assigning=Assigning(
-            state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings, deadlines=deadlines
-        ),
+        assigning=assigning,
         redeeming=Redeeming(state=state, clock=clock, journal=recorder, feed=feed, endings=endings, observer=observer),
         feed=feed,
         operating=operating,

@@ -167,7 +167,7 @@ class Client:
             Denied: the gateway does not let this workload assign this task.
             GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
-            MisuseError: the ticket stands for other words.
+            MisuseError: the ticket stands for other words, or for what was withdrawn.
         """
         order = order_of(opening_of(task_type, parameters or {}, purpose, None), to, until, ticket)
         answer = await dispatching.assign(self._own_links(self._clock or LoopClock()), order)

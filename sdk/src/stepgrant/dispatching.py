@@ -67,7 +67,7 @@ async def assign(links: Links, order: Order) -> str | Denial:
     """The id of the assignment, durable, or why there is none.
 
     Raises:
-        MisuseError: the ticket stands for other words.
+        MisuseError: the ticket stands for other words, or for what was withdrawn.
         GatewayUnavailableError, IdentityUnavailableError: the gateway could not be asked.
     """
     request = dispatch_pb2.AssignRequest(
@@ -90,6 +90,8 @@ async def assign(links: Links, order: Order) -> str | Denial:
                     raise ProtocolError(
                         "the gateway's assignment is in an unknown state; use the same release on both sides"
                     )
+                if response.assigned.state == "withdrawn":
+                    raise MisuseError("what was assigned under this ticket was withdrawn: leave the ticket out")
                 return _id(response.assigned.assignment_id, "assignment_id")
             case _:
                 denial = read_denied(response.denied)

@@ -126,7 +126,10 @@ async def test_a_withdrawal_says_which_task_ended() -> None:
 
 
 async def test_a_ticket_of_another_assignment_and_an_assignment_of_another_are_the_callers_mistakes() -> None:
-    async with asking(grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.NOT_FOUND) as (links, _):
+    withdrawn = dispatch_pb2.AssignResponse(assigned=dispatch_pb2.Assigned(assignment_id=ID, state="withdrawn"))
+    async with asking(withdrawn, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.NOT_FOUND) as (links, _):
+        with pytest.raises(MisuseError, match="was withdrawn"):
+            await dispatching.assign(links, ORDER)
         with pytest.raises(MisuseError, match="stands for another assignment"):
             await dispatching.assign(links, ORDER)
         with pytest.raises(MisuseError, match="no assignment of that id"):

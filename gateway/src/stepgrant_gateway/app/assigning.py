@@ -30,7 +30,8 @@ from stepgrant_gateway.core.boundary import Assigned, AssignTask, Withdrawn
 from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Permitted, Question, Refused, StepFacts, TaskFacts
 from stepgrant_gateway.core.errors import AssignmentExistsError, NotFoundError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Receipt
+from stepgrant_gateway.core.observations import UNOBSERVED, Boundary, Course
+from stepgrant_gateway.core.ports import Clock, Entropy, Journal, Observer, Receipt
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.recorded import denied, milliseconds
 from stepgrant_gateway.core.steps import StepInput
@@ -71,7 +72,8 @@ class Assigning:
     """What dispatchers do."""
 
     def __init__(
-        self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, endings: Endings, deadlines: Deadlines
+        self, *, state: State, clock: Clock, entropy: Entropy, journal: Journal, endings: Endings, deadlines: Deadlines,
+        observer: Observer = UNOBSERVED,
     ) -> None:  # fmt: skip
         self._state = state
         self._clock = clock
@@ -79,6 +81,7 @@ class Assigning:
         self._journal = journal
         self._endings = endings
         self._deadlines = deadlines
+        self._observer = observer
         self._undertakings = Undertakings()
         self._pending: dict[bytes, tuple[Assignment, Receipt]] = {}
         self._withdrawals: dict[str, Receipt] = {}
@@ -99,6 +102,13 @@ class Assigning:
             raise InvalidInputError(
                 f"an assignment ends in the future, and within {LONGEST_ASSIGNMENT}: say another time"
             )
+        course = Course(Boundary.ASSIGN, self._clock.monotonic())
+        answer = await self._assign(peer, request, now)
+        code = answer.code.value if isinstance(answer, Denial) else ""
+        self._observer.decided(course, code, self._clock.monotonic())
+        return answer
+
+    async def _assign(self, peer: Peer, request: AssignTask, now: datetime) -> Assigned | Denial:
         decision_id = ulid(now, self._entropy(ULID_RANDOM_BYTES))
         verdict = self._decide(peer, request, now)
         if isinstance(verdict, Rejected):

@@ -14,6 +14,7 @@ from typing import Final
 class Boundary(Enum):
     """Where a decision was asked for."""
 
+    ASSIGN = "assign"
     OPEN = "open"
     DECLARE = "declare"
     RENEW = "renew"

@@ -20,6 +20,8 @@ from stepgrant_gateway.core.errors import AssignmentExistsError, NotFoundError
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.core.snapshot import decode_snapshot, encode_snapshot
+from stepgrant_gateway.policy.load import load_policy
+from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.assigned import DESK, PURPOSE, TICKET, assign_task, assigned, opened_with, write_assigned
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
@@ -34,9 +36,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_assigned(tmp_path_factory.mktemp("assigned"))
 
 
+@pytest.fixture(scope="module")
+def loaded(policy: Path) -> LoadedPolicySet:
+    return load_policy(policy)
+
+
 @pytest.fixture
-async def built(policy: Path) -> AsyncIterator[Heart]:
-    async with heart(directory=policy) as application:
+async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
+    async with heart(directory=policy, policy=loaded) as application:
         yield application
 
 
@@ -98,6 +105,9 @@ async def test_only_who_policy_names_can_assign_and_nobody_else_learns_a_thing(b
     assert code_of(elsewhere) is DenialCode.NO_PERMIT
     denied = [event for event in await built.recorded() if event.type is EventType.ASSIGNMENT_DENIED]
     assert len(denied) == 5
+    assert [(course.boundary.value, code) for course, code, _ in built.heard.decisions][:2] == [
+        ("assign", "no_permit")
+    ] * 2
 
 
 async def test_asking_again_gets_the_same_assignment_and_other_words_under_its_ticket_none(built: Heart) -> None:

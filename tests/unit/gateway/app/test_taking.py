@@ -14,6 +14,8 @@ from stepgrant_gateway.core.boundary import OpenTask, TaskClosed
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.grants import MAX_LINGER
 from stepgrant_gateway.core.history import fold
+from stepgrant_gateway.policy.load import load_policy
+from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.assigned import DESK, PURPOSE, assigned, opened_with, write_assigned
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
@@ -28,9 +30,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_assigned(tmp_path_factory.mktemp("assigned"))
 
 
+@pytest.fixture(scope="module")
+def loaded(policy: Path) -> LoadedPolicySet:
+    return load_policy(policy)
+
+
 @pytest.fixture
-async def built(policy: Path) -> AsyncIterator[Heart]:
-    async with heart(directory=policy) as application:
+async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
+    async with heart(directory=policy, policy=loaded) as application:
         yield application
 
 
