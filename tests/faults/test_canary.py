@@ -10,6 +10,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,15 @@ from typer.testing import CliRunner
 from stepgrant import outgoing
 from stepgrant.errors import Denied, StepgrantError
 from stepgrant.outgoing.http import HttpAuth
-from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2, verifier_pb2, verifier_pb2_grpc
+from stepgrant.v1 import (
+    dispatch_pb2,
+    dispatch_pb2_grpc,
+    operator_pb2,
+    operator_pb2_grpc,
+    types_pb2,
+    verifier_pb2,
+    verifier_pb2_grpc,
+)
 from stepgrant_gateway import wiring
 from stepgrant_gateway.cli.program import program
 from stepgrant_gateway.rpc.quotas import ERRANDS
@@ -33,10 +42,12 @@ from tests.faults.outputs import Outputs, gathered_outputs
 from tests.integration.test_health_tells_the_truth import METRICS, fetched
 from tests.integration.test_resources_enforce import bare_channel
 from tests.kit.agent import Agent, declaring
+from tests.kit.oidc import AUDIENCE, Issuer
 from tests.kit.running import ISSUER, SUPPORT_POLICY, Running, running_gateway
 from tests.kit.servers import HTTP_CALLS, MAIL, ORDERS, Order, call, mail_server, orders_server
 
 CANARY = "cnry5ecretQ7x"
+USERS = Issuer()
 NUMBER = 7351926480351
 CUSTOMER = f"{CANARY.lower()}@x.org"
 PARAMETERS = {"order_id": "ord_00000042", "customer": CUSTOMER}
@@ -85,15 +96,44 @@ async def site(folder: Path, outputs: Outputs) -> AsyncIterator[Site]:
     )
     auditor = X25519PrivateKey.generate().public_key()
     (folder / "auditor.pem").write_bytes(auditor.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (folder / "jwks.json").write_bytes(USERS.jwks)
+    users = f"""
+[[identity.subjects]]
+issuer = "{USERS.url}"
+audience = "{AUDIENCE}"
+jwks = "{folder}/jwks.json"
+"""
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(
             running_gateway(
-                policy, ledger=folder / "ledger.db", settings=METRICS, inputs=f'recipients = ["{folder}/auditor.pem"]'
+                policy, ledger=folder / "ledger.db", settings=METRICS + users,
+                inputs=f'recipients = ["{folder}/auditor.pem"]',
             )
-        )
+        )  # fmt: skip
         orders, _ = await stack.enter_async_context(orders_server(running))
         mail = await stack.enter_async_context(mail_server(running))
         yield Site(running, outputs, orders, mail, set())
+
+
+async def users_work(site: Site) -> None:
+    """Tasks on behalf of a user: the token, and what it says beside who the user is, are for nobody else."""
+    client, now = await site.running.client(), datetime.now(UTC)
+    claims = {"email": CUSTOMER, "nonce": CANARY, "groups": [CANARY]}
+    token = USERS.token(now, **claims)
+    site.outputs.hide("a subject token", token)
+    site.outputs.hide("a subject token's signature", token.rpartition(".")[2])
+    async with client.task("Refund", PARAMETERS, subject_token=token) as task:
+        async with task.step("orders.get", {"order_id": "ord_00000042"}) as step:
+            site.outputs.hide("a grant of a user's task", step.grant.token)
+            site.outputs.add("repr of a user's task", repr((step, task, step.grant)))
+    for what, bad in (
+        ("a token for another audience", USERS.token(now, **{**claims, "aud": CANARY})),
+        ("a token by another key", Issuer(USERS.url, "ES256").token(now, **claims)),
+        ("a token of an unknown key", USERS.token(now, header={"kid": CANARY}, **claims)),
+        ("a token that is none", f"{CANARY}.{CANARY}.{CANARY}"),
+    ):
+        site.outputs.hide(what, bad)
+        await site.failing(what, client.task("Refund", PARAMETERS, subject_token=bad).__aenter__())
 
 
 async def agents_work(site: Site) -> None:
@@ -154,6 +194,17 @@ async def agents_frames(site: Site) -> None:
         agent.call.cancel()
         with suppress(asyncio.CancelledError):
             site.outputs.add(f"what the caller hears of {what}", await agent.call.details())
+
+
+async def dispatchers_requests(site: Site) -> None:
+    """Assignments that are refused, and the end of one that nobody made."""
+    stub = site.stub(dispatch_pb2_grpc.DispatcherStub, await site.running.channel("agent/other"))
+    wrong = {"ticket": CANARY.encode().ljust(32, b"x"), "workload": f"spiffe://dev.stepgrant.test/{CANARY}"}
+    for parameters in (json.dumps(PARAMETERS, sort_keys=True), f'["{CANARY}"'):
+        request = dispatch_pb2.AssignRequest(**wrong, task_type="Refund", parameters_json=parameters, purpose=CANARY)
+        with suppress(grpc.aio.AioRpcError):
+            site.outputs.add("what a dispatcher hears", await stub.Assign(request))
+    await site.failing("a withdrawal of nothing", stub.Withdraw(dispatch_pb2.WithdrawRequest(assignment_id=CANARY)))
 
 
 async def resources_work(site: Site) -> None:
@@ -254,6 +305,8 @@ async def test_au_08_no_secret_is_in_any_output(tmp_path, monkeypatch, capfd):
         outputs.hide("a number of an argument", str(NUMBER))
         async with site(tmp_path, outputs) as there:
             await agents_work(there)
+            await users_work(there)
+            await dispatchers_requests(there)
             await agents_frames(there)
             await resources_work(there)
             await operators_work(there)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import stepgrant
 from stepgrant.errors import DenialCode, Denied, StepgrantError
 from stepgrant.grant import from_payload
+from stepgrant_gateway.cli.checks import State
+from stepgrant_gateway.cli.surroundings import examine
 from tests.kit.oidc import AUDIENCE, Issuer, authority_file, serving
 from tests.kit.running import ISSUER, SUPPORT_POLICY, Running, running_gateway
 from tests.kit.tokens import payload_of
@@ -87,6 +91,11 @@ async def test_a_runner_is_the_workload_that_its_token_stands_for_and_policy_kno
                     assert grant.subject == "spiffe://dev.stepgrant.test/agent/ci/acme/42"
                     assert grant.binding.value == "key"
                 assert task.expires_at.timestamp() == int(now.timestamp()) + 600
+            looked = await asyncio.to_thread(lambda: list(examine(os.environ, lambda: datetime.now(UTC))))
+            assert [check.state for check in looked if check.name in {"OIDC token", "health", "accepted"}] == [
+                State.OK
+            ] * 3
+            assert any("the gateway takes the token" in check.says for check in looked)
             # What only a certificate can hold is not for who shows a token.
             with pytest.raises(Denied) as denied:
                 async with client.task("Refund", {"order_id": "ord_00000042", "customer": "jo@x.org"}):

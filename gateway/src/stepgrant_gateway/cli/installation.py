@@ -21,6 +21,7 @@ from stepgrant_gateway.cli.checks import Check, State, bundle_life, doubtful, fa
 from stepgrant_gateway.cli.endpoints import examine_endpoints
 from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.cli.identity_failures import Source, dns_name, without_identity
+from stepgrant_gateway.cli.issuers import examine_issuers
 from stepgrant_gateway.cli.records import examine_ledger
 from stepgrant_gateway.cli.registration import PARENT, create_entry
 from stepgrant_gateway.cli.sockets import socket_path, workload_api
@@ -55,6 +56,7 @@ def inspect(file: Path, environment: Mapping[str, str], now: Now) -> Iterator[Ch
     if config.identity.source == "files" or config.identity.socket is not None:
         yield from _identity(config, environment, now)
     yield from examine_endpoints(config, environment, now)
+    yield from examine_issuers(config)
     yield _policy(config.gateway.policy)
     if config.ledger.path is not None:
         ledger = _ledger(config.ledger.path)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stepgrant.errors import NobodyListensError, StepgrantError
@@ -28,15 +29,21 @@ GATEWAY: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID: Final = "STEPGRANT_GATEWAY_ID"
 SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"
 CREDENTIAL: Final = "STEPGRANT_CREDENTIAL"
+SHOWN_FILE: Final = "STEPGRANT_TOKEN_FILE"
+BUNDLE_FILE: Final = "STEPGRANT_BUNDLE_FILE"
 MEANS: Final = {
     GATEWAY: "where the gateway listens, name and port",
     GATEWAY_ID: "the gateway's SPIFFE ID, gateway.issuer of its gateway.toml",
     SOCKET: "where the SPIFFE agent of this machine serves the Workload API",
+    SHOWN_FILE: "the file with the OIDC token of this program",
+    BUNDLE_FILE: "a PEM file with the authorities of the gateway's trust domain",
 }
 EXAMPLES: Final = {
     GATEWAY: "stepgrant.acme.org:8443",
     GATEWAY_ID: "spiffe://acme.org/stepgrant",
     SOCKET: "unix:/run/spire/agent.sock",
+    SHOWN_FILE: "/var/run/secrets/stepgrant/token",
+    BUNDLE_FILE: "/etc/stepgrant/bundle.pem",
 }
 CLOSE: Final = timedelta(milliseconds=500)
 """Clocks that are further apart are worth a look, long before grants are refused for it."""
@@ -50,6 +57,9 @@ def examine(environment: Mapping[str, str], now: Now, *, audience: str = "", req
     `audience`: one that this workload verifies grants for; the gateway then tells its time. Not `required`: variables that
     are not set are a warning, for who looks after gateway.toml only.
     """
+    if environment.get(CREDENTIAL) == "oidc":
+        yield from _without_spiffe(environment, now)
+        return
     variables = [_variable(name, environment, required=required) for name in (GATEWAY, GATEWAY_ID, SOCKET)]
     yield from variables
     if variables[2].state is not State.OK:
@@ -59,6 +69,30 @@ def examine(environment: Mapping[str, str], now: Now, *, audience: str = "", req
     if found.state is not State.FAILED:
         gateway = variables[0].state is variables[1].state is State.OK
         yield from _identified(environment, now, audience, ask_gateway=gateway)
+
+
+def _without_spiffe(environment: Mapping[str, str], now: Now) -> Iterator[Check]:
+    """A program that shows an OIDC token: no agent is asked, and the gateway is known by a file."""
+    from stepgrant.client import parse_address
+    from stepgrant.spiffe.ids import parse_spiffe_id
+    from stepgrant.spiffe.token_file import TokenFileSource
+
+    variables = [_variable(name, environment, required=True) for name in (GATEWAY, GATEWAY_ID, SHOWN_FILE, BUNDLE_FILE)]
+    yield from variables
+    if any(variable.state is not State.OK for variable in variables):
+        return
+    expected = parse_spiffe_id(environment[GATEWAY_ID], what=GATEWAY_ID)
+    files = Path(environment[SHOWN_FILE]), Path(environment[BUNDLE_FILE])
+    with closing(TokenFileSource(*files, trust_domain=expected.trust_domain, now=now)) as source:
+        try:
+            snapshot = source.current()
+        except StepgrantError as error:
+            todo = "have the platform put a token for this gateway there, and the authorities beside it"
+            yield failed("OIDC token", str(error), todo, Exit.UNAVAILABLE)
+            return
+    yield good("OIDC token", f"{files[0]} holds one that is valid for another {span(snapshot.not_after - now())}")
+    yield from bundle_life(snapshot.bundles, now())
+    yield from _gateway(parse_address(environment[GATEWAY], GATEWAY), expected, snapshot, now, "")
 
 
 def _variable(name: str, environment: Mapping[str, str], *, required: bool) -> Check:
@@ -150,7 +184,8 @@ def _gateway(
     yield life("gateway", who, first.not_before, first.not_after, now())
     with grpc.secure_channel(address.target, credentials, options) as channel:
         yield _health(channel, certificate=certificate)
-        accepted = _accepted(channel, snapshot.spiffe_id, snapshot.bearer)
+        me = str(snapshot.spiffe_id) if snapshot.chain_der else "the token"
+        accepted = _accepted(channel, me, snapshot.bearer)
         yield accepted
         if accepted.state is State.OK and certificate:
             yield _clock(channel, audience, now)
@@ -198,7 +233,7 @@ def _health(channel: grpc.Channel, *, certificate: bool) -> Check:
     return good(name, "the gateway says that it serves")
 
 
-def _accepted(channel: grpc.Channel, me: SpiffeId, bearer: tuple[tuple[str, str], ...] = ()) -> Check:
+def _accepted(channel: grpc.Channel, me: str, bearer: tuple[tuple[str, str], ...] = ()) -> Check:
     """Whether the gateway verified our SVID: only then it says the first word of a stream. No task is opened."""
     import grpc
 

@@ -52,7 +52,8 @@ class Event:
     """One event. `data` is plain JSON (str, int, bool, None, list, dict; no floats) and goes into the chain as it is.
 
     `input`, if any, is what was decided on. It is stored beside the chain, sealed; the chain holds only its salted
-    digest. In its members `arguments`, `parameters` and `claims`, names listed in `sensitive` are replaced by keyed digests.
+    digest. In its members `arguments` and `parameters`, names listed in `sensitive` are replaced by keyed digests, and in
+    `claims` those that are listed as `claims.NAME`.
     Tokens, keys and secrets belong in neither.
     """
 

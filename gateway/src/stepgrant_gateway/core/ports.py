@@ -86,7 +86,7 @@ class Catalog(Protocol):
 
     @property
     def sensitive_claims(self) -> frozenset[str]:
-        """Declared claims that are stored as keyed digests only."""
+        """Declared claims that are stored as keyed digests only, as `claims.NAME`."""
 
     def prepare_call(self, tool: str, arguments: Mapping[str, Json]) -> Call | Denial:
         """The validated call, or `arguments_invalid` (`no_permit` if no target of the catalog matches)."""

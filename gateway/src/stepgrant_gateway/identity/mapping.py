@@ -15,7 +15,7 @@ from stepgrant_gateway.core.errors import ConfigError
 MAX_CONDITIONS: Final = 32
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._-]+")
 """A segment of a SPIFFE ID's path (SPIFFE-ID, section 2.2); `.` and `..` are none."""
-_TEMPLATE: Final = re.compile(r"([A-Za-z0-9._-]*)(?:\{([A-Za-z0-9_.:/-]+)\}([A-Za-z0-9._-]*))?")
+_TEMPLATE: Final = re.compile(r"([A-Za-z0-9._-]*)(?:\{([A-Za-z0-9_.:/~-]+)\}([A-Za-z0-9._-]*))?")
 """A segment of a template: text, and at most one claim in it, so that no two claims can be parted in another way."""
 _ANY: Final = "[A-Za-z0-9._-]*"
 """What `*` of a condition stands for. No `/` and no `:`: issuers put several things into one claim with these between them."""
@@ -27,6 +27,7 @@ Condition = str | bool
 class Mapped:
     """Whom the tokens of one issuer stand for: `where` they say this, the workload that `template` makes of them.
 
+    A claim is named by itself, or, within others, by a JSON Pointer (RFC 6901) such as `/kubernetes.io/namespace`.
     All that it can make lies below `under`. `where` has a condition at least: an issuer for everybody gives tokens to everybody.
     """
 
@@ -59,7 +60,7 @@ class Mapped:
             InvalidInputError: a condition does not hold, or a claim is not exactly one segment of a path.
         """
         for name, wanted in self.where.items():
-            if not _holds(wanted, claims.get(name)):
+            if not _holds(wanted, _claim(claims, name)):
                 raise InvalidInputError(f"its claim `{name}` is not what the mapping asks for")
         below = f"{self.under}/"
         made = "/".join(_filled(segment, claims) for segment in _segments(self.template.removeprefix(below)))
@@ -76,7 +77,7 @@ def overlap(one: SpiffeId, other: SpiffeId) -> bool:
 
 
 def _segments(path: str) -> list[str]:
-    """The segments of a template. A `/` within braces belongs to the name of a claim, such as `kubernetes.io/pod`."""
+    """The segments of a template. A `/` within braces belongs to the name of a claim."""
     return re.split(r"/(?![^{]*\})", path)
 
 
@@ -88,12 +89,24 @@ def _filled(segment: str, claims: Mapping[str, Json]) -> str:
     match = _TEMPLATE.fullmatch(segment)
     if match is None or match[2] is None:
         return segment
-    value = claims.get(match[2])
+    value = _claim(claims, match[2])
     if not isinstance(value, str) or _SEGMENT.fullmatch(value) is None or value in {".", ".."}:
         raise InvalidInputError(
             f"its claim `{match[2]}` is not one segment of a SPIFFE ID: letters, digits, `.`, `_` and `-`, not `.` or `..`"
         )
     return f"{match[1]}{value}{match[3]}"
+
+
+def _claim(claims: Mapping[str, Json], name: str) -> Json:
+    """The claim of that name, or that the pointer leads to; None where there is none. Lists are not gone into."""
+    if not name.startswith("/"):
+        return claims.get(name)
+    value: Json = dict(claims)
+    for step in name[1:].split("/"):
+        if not isinstance(value, dict):
+            return None
+        value = value.get(step.replace("~1", "/").replace("~0", "~"))
+    return value
 
 
 def _holds(wanted: Condition, value: Json) -> bool:

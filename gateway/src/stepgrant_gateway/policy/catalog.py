@@ -165,7 +165,7 @@ def load_catalog(files: Mapping[str, bytes]) -> LoadedCatalog:
         servers=declared.servers,
         sinks={name: schema.sinks for name, schema in schemas.items() if schema.sinks},
         subject_claims=declared.subject_claims,
-        sensitive_claims=declared.sensitive_claims,
+        sensitive_claims=frozenset(f"claims.{name}" for name in declared.sensitive_claims),
         parameter_shapes={name: task.parameters for name, task in declared.tasks.items()},
         parameter_kinds={name: kind_only(task.parameters) for name, task in declared.tasks.items()},
         sensitive_parameters={name: task.sensitive for name, task in declared.tasks.items()},

@@ -192,10 +192,15 @@ def _masked(event: Event, key: bytes) -> Mapping[str, Any]:
         values = document.get(member)
         if isinstance(values, Mapping):
             document[member] = {
-                name: {KEYED_DIGEST: _keyed(key, value)} if name in event.sensitive else value
+                name: {KEYED_DIGEST: _keyed(key, value)} if _named(member, name, event) else value
                 for name, value in values.items()
             }
     return document
+
+
+def _named(member: str, name: str, event: Event) -> bool:
+    """Claims have names of their own, which are not those of arguments and parameters."""
+    return (f"claims.{name}" if member == "claims" else name) in event.sensitive
 
 
 def _keyed(key: bytes, value: Any) -> str:

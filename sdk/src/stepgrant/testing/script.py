@@ -32,7 +32,7 @@ class GrantRule:
 
 @dataclass(frozen=True, slots=True)
 class OpenedTask:
-    """A task that was asked for, granted or not. `assigned`: with a ticket, good or not."""
+    """A task that was asked for, granted or not. `assigned`: with a ticket, good or not; `subject_token`: as it was shown."""
 
     task_id: str
     task_type: str
@@ -41,6 +41,7 @@ class OpenedTask:
     workload: str
     instance_jkt: bytes
     assigned: bool = False
+    subject_token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ class ScriptedStream:
             return
         asked = OpenedTask(
             self._signer.new_id(), message.task_type, parameters, message.purpose, self._workload, jkt,
-            assigned=bool(message.assignment),
+            assigned=bool(message.assignment), subject_token=message.subject_token,
         )  # fmt: skip
         token, ticket = message.resume_token, message.assignment
         denial = self._take(token, asked) if token else self._begin(asked, ticket)

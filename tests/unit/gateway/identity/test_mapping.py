@@ -28,8 +28,28 @@ def made(claims: dict[str, Any], template: str = TEMPLATE, **where: Any) -> str:
 
 def test_claims_fill_the_template() -> None:
     assert made(CLAIMS) == "spiffe://acme.org/ci/acme/repo-42"
-    nested = "spiffe://acme.org/ci/x/{kubernetes.io/namespace}"
-    assert made({**CLAIMS, "kubernetes.io/namespace": "shop"}, nested) == "spiffe://acme.org/ci/x/shop"
+    named = "spiffe://acme.org/ci/x/{acme.org/team}"
+    assert made({**CLAIMS, "acme.org/team": "shop"}, named) == "spiffe://acme.org/ci/x/shop"
+
+
+POD = {
+    "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "runner", "uid": "u"}},
+    "a/b": {"~c": "d"},
+    "list": ["x"],
+}
+
+
+def test_a_claim_within_others_is_named_by_a_pointer() -> None:
+    """RFC 6901; what a Kubernetes service account token says of its pod."""
+    template = "spiffe://acme.org/ci/{/kubernetes.io/namespace}/{/kubernetes.io/serviceaccount/name}"
+    where = {"/kubernetes.io/namespace": "shop"}
+    assert made(POD, template, **where) == "spiffe://acme.org/ci/shop/runner"
+    assert made(POD, "spiffe://acme.org/ci/{/a~1b/~0c}", **where) == "spiffe://acme.org/ci/d"
+    for nowhere in ("/kubernetes.io/pod/name", "/kubernetes.io", "/list/0", "/", "//", "/kubernetes.io/namespace/shop"):
+        with pytest.raises(InvalidInputError, match="not one segment"):
+            made(POD, f"spiffe://acme.org/ci/{{{nowhere}}}", **where)
+        with pytest.raises(InvalidInputError, match="not what the mapping asks for"):
+            made(POD, template, **{nowhere: "x"})
 
 
 @pytest.mark.parametrize(

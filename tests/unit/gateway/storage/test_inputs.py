@@ -92,6 +92,14 @@ def test_sensitive_values_are_replaced_by_keyed_digests_equal_for_equal_values()
     assert "a secret word" not in json.dumps(opened)
 
 
+def test_a_sensitive_claim_of_a_subject_is_replaced_and_an_argument_of_its_name_is_not():
+    claims = {"body": "of the user", "team": "support"}
+    event = replace(EVENT, input={**INPUT, "claims": claims}, sensitive=frozenset({"claims.body"}))
+    opened = InputOpener(PRIVATE).open(*parts(sealer().seal(event, INSTANCE, 7)))
+    assert opened["claims"]["body"].keys() == {"hmac_sha256"}
+    assert (opened["claims"]["team"], opened["arguments"]["body"]) == ("support", "a secret word")
+
+
 def test_keyed_digests_of_another_day_are_different():
     sealing = sealer()
     days = [SECRET, replace(SECRET, at=START + timedelta(days=1))]

@@ -64,3 +64,12 @@ async def test_a_task_that_was_assigned_is_taken_up_without_its_ticket():
             gateway.cut()
             await gateway.until(lambda: gateway.resumed == [task.id])
             assert task.open
+
+
+async def test_a_test_sees_on_whose_behalf_a_task_was_asked_for():
+    async with ScriptedGateway() as gateway, gateway.client() as client:
+        gateway.open("Refund")
+        async with client.task("Refund", {}, subject_token="a.b.c"):
+            pass
+        assert gateway.opened[-1].subject_token == "a.b.c"
+        assert "a.b.c" not in repr(gateway.opened)
