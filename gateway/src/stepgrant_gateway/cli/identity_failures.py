@@ -45,9 +45,11 @@ class Source:
 
     @property
     def look(self) -> str:
-        """The command that shows what this source gives now."""
+        """The command that shows what this source gives now; none of a Workload API that is reached by TCP."""
         if self.socket is not None:
             return f"spire-agent api fetch x509 -socketPath {self.socket}"
+        if self.chain is None:
+            return ""
         return f"openssl x509 -in {self.chain} -noout -dates -ext subjectAltName"
 
 
@@ -111,4 +113,4 @@ def _advice(reason: str, said: str, source: Source, now: datetime) -> tuple[str,
             files = [str(path) for path in (source.chain, source.key, source.bundle) if path is not None]
             says, todo = f"a file of [identity] is not there: {said}", "put it there, or correct [identity]"
             command = f"ls -l {' '.join(files)}"
-    return says, todo, Exit.UNAVAILABLE, command
+    return says, todo, Exit.UNAVAILABLE, command.strip()

@@ -123,3 +123,10 @@ def test_a_server_without_a_dns_name_has_failed_and_says_how_its_entry_gets_one(
     assert (well.state, bad.state) == (State.OK, State.FAILED)
     assert f"spire-server entry show -spiffeID {WANTED}" in bad.command
     assert "-dns gateway" in bad.command
+
+
+def test_of_a_workload_api_that_is_reached_by_tcp_nothing_is_typed_that_takes_a_path():
+    error = StepgrantError("the SVID of spiffe://acme.org/gateway expired at 2026-11-21T13:00:00Z: connected")
+
+    assert without_identity("SVID", error, Source(WANTED), START).command == "chronyc tracking"
+    assert without_identity("SVID", StepgrantError("the moon is full"), Source(WANTED), START).command == ""
