@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ real_spire = (
 )
 """Marks of every test here."""
 
+PORTS: Final = (22_000, 32_000)
 SERVER_CONF: Final = """
 server {{
   trust_domain = "{trust_domain}"
@@ -75,9 +78,11 @@ plugins {{
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as tried:
-        return int(tried.getsockname()[1])
+    """A port that nobody listens on; below what systems hand out by themselves, so that it stays so."""
+    for port in random.sample(range(*PORTS), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"none of 100 ports of {PORTS} is free")
 
 
 @dataclass(slots=True)

@@ -49,13 +49,14 @@ async def channel_as(snapshot: IdentitySnapshot, address: Address) -> AsyncItera
 
 
 @asynccontextmanager
-async def channel_showing(svid: IssuedSvid, address: Address) -> AsyncIterator[grpc.aio.Channel]:
-    """A bare channel that shows whatever this is, to whoever is at the gateway's address."""
+async def channel_showing(svid: IssuedSvid | None, address: Address) -> AsyncIterator[grpc.aio.Channel]:
+    """A bare channel that shows whatever this is, or no certificate, to whoever is at the gateway's address."""
     leaf = x509.load_der_x509_certificate(await shown_by(address))
     (name,) = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
         x509.DNSName
     )
-    credentials = grpc.ssl_channel_credentials(leaf.public_bytes(Encoding.PEM), svid.key_pem, svid.chain_pem)
+    pair = (svid.key_pem, svid.chain_pem) if svid is not None else (None, None)
+    credentials = grpc.ssl_channel_credentials(leaf.public_bytes(Encoding.PEM), *pair)
     options = [("grpc.ssl_target_name_override", name)]
     async with grpc.aio.secure_channel(address.target, credentials, options) as channel:
         yield channel

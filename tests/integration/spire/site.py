@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from stepgrant.client import parse_address
 from stepgrant.link import Address
-from tests.integration.spire.daemons import SpireAgent, SpireServer
+from tests.integration.spire.daemons import SpireAgent, SpireServer, free_port
 from tests.integration.spire.processes import PATIENCE, Program
 from tests.kit.pages import ROOT, page
 from tests.kit.running import SUPPORT_POLICY
@@ -101,6 +101,13 @@ class Site:
     def addresses(self) -> Mapping[str, str]:
         """Where everybody finds the gateway, once it serves."""
         return {"STEPGRANT_GATEWAY": self.ready["gateway"], "STEPGRANT_GATEWAY_ID": GATEWAY} if self.ready else {}
+
+    def listen_bearer(self) -> str:
+        """Has a gateway that is started now take bearer tokens, at the address that is returned."""
+        config, listen = self.folder / "gateway.toml", 'listen = "127.0.0.1:0"'
+        bearer = f"127.0.0.1:{free_port()}"
+        config.write_text(config.read_text().replace(listen, f'{listen}\nlisten_bearer = "{bearer}"'))
+        return bearer
 
     async def serve(self) -> Program:
         """The gateway, once it serves."""
@@ -193,5 +200,5 @@ def distinct(said: list[dict[str, Any]], key: str) -> list[Any]:
 
 async def goes_on(agent: Program, steps: int = 20) -> None:
     """Returns when so many more steps were done; a step that is refused ends the agent."""
-    wanted = len(agent.said) + steps
-    await agent.until(lambda said: sum("step" in one for one in said[wanted - steps :]) >= steps)
+    begun = len(agent.said)
+    await agent.until(lambda said: sum("step" in one for one in said[begun:]) >= steps)

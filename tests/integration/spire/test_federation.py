@@ -12,13 +12,18 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
+from jwt import PyJWK
 
+from stepgrant.client import parse_address
+from stepgrant.link import Address
 from stepgrant.v1 import agent_pb2_grpc
+from stepgrant_gateway.system import SystemClock
 from tests.faults.waiting import eventually
 from tests.integration.spire.daemons import SpireAgent, SpireServer, free_port, real_spire
 from tests.integration.spire.outside import channel_showing
 from tests.integration.spire.processes import PATIENCE
 from tests.integration.spire.site import (
+    GATEWAY,
     LOCKED,
     SUPPORT,
     TRUST_DOMAIN,
@@ -30,10 +35,12 @@ from tests.integration.spire.site import (
     written,
 )
 from tests.kit.ca import IssuedSvid, TestAuthority
+from tests.kit.foreign import ForeignSigner
 from tests.kit.partners import PARTNER, PERMIT
 
 pytestmark = list(real_spire)
 
+OURS = (SUPPORT, f"spiffe://{TRUST_DOMAIN}/agent/other")
 THEIRS = f"spiffe://{PARTNER}/agent/support"
 ENDPOINT = """federation {{ bundle_endpoint {{ address = "127.0.0.1", port = {port}, refresh_hint = "10s", profile "https_spiffe" {{}} }} }}"""
 
@@ -148,34 +155,45 @@ async def test_id_01_our_id_signed_by_the_partners_real_authority_is_nobody_at_o
     """SPIRE would not sign it; whoever has its key would. TLS lets it through, since it is an authority that we know."""
     async with federated() as (site, partner, _):
         await site.serve()
-        authority = stolen(partner, await partner.tell("bundle", "show"))
-        assert (await opening(site, authority.issue(THEIRS)))[0] is None
-        for forged in (authority.issue(SUPPORT), authority.issue(f"spiffe://{TRUST_DOMAIN}/agent/other")):
-            code, details = await opening(site, forged)
+        root = x509.load_pem_x509_certificate((await partner.tell("bundle", "show")).encode())
+        authority = TestAuthority(PARTNER)
+        authority._issuer, authority._issuer_key = root, stolen(partner, root.public_key())
+        assert (await opening(site.address, authority.issue(THEIRS)))[0] is None
+        for ours in OURS:
+            code, details = await opening(site.address, authority.issue(ours))
             assert code is grpc.StatusCode.UNAUTHENTICATED
             assert "no path leads" in details
 
 
-def stolen(partner: SpireServer, bundle: str) -> TestAuthority:
-    """The partner's authority in other hands: its certificate, and its key from the server's disk."""
-    authority = TestAuthority(PARTNER)
-    root = x509.load_pem_x509_certificate(bundle.encode())
+async def test_id_01_our_id_in_a_token_by_the_partners_real_authority_is_nobody_at_our_gateway() -> None:
+    async with federated() as (site, partner, _):
+        bearer = parse_address(site.listen_bearer(), "the second listener")
+        await site.serve()
+        bundle = json.loads(await partner.tell("bundle", "show", "-format", "spiffe"))
+        (jwk,) = (key for key in bundle["keys"] if key["use"] == "jwt-svid")
+        signer = ForeignSigner("ES256", stolen(partner, PyJWK(jwk, "ES256").key), jwk["kid"])
+        claims = {"aud": [GATEWAY], "exp": int(SystemClock().now().timestamp()) + 300}
+        assert (await opening(bearer, None, signer.sign({**claims, "sub": THEIRS})))[0] is None
+        for ours in OURS:
+            code, details = await opening(bearer, None, signer.sign({**claims, "sub": ours}))
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert TRUST_DOMAIN in details
+
+
+def stolen(partner: SpireServer, public: object) -> ec.EllipticCurvePrivateKey:
+    """The partner's private key to this public one, from the server's disk."""
     keys = json.loads((partner.folder / "keys.json").read_text())["keys"].values()
-    (key,) = (one for one in (load_der_private_key(base64.b64decode(der), None) for der in keys) if key_of(root, one))
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    authority._issuer, authority._issuer_key = root, key
-    return authority
+    found = (load_der_private_key(base64.b64decode(der), None) for der in keys)
+    (key,) = (one for one in found if isinstance(one, ec.EllipticCurvePrivateKey) and one.public_key() == public)
+    return key
 
 
-def key_of(root: x509.Certificate, key: object) -> bool:
-    return isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == root.public_key()
-
-
-async def opening(site: Site, svid: IssuedSvid) -> tuple[grpc.StatusCode | None, str]:
+async def opening(address: Address, svid: IssuedSvid | None, token: str = "") -> tuple[grpc.StatusCode | None, str]:
     """How a stream is answered that shows this: with a challenge, or the status that it ends with."""
-    async with channel_showing(svid, site.address) as channel:
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    async with channel_showing(svid, address) as channel:
         try:
-            await agent_pb2_grpc.AgentGatewayStub(channel).PerformTask().read()
+            await agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=metadata).read()
         except grpc.aio.AioRpcError as error:
             return error.code(), str(error.details())
         return None, ""

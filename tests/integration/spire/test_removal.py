@@ -107,8 +107,8 @@ async def test_without_spires_server_work_goes_on_until_the_svids_expire_and_aga
         agent = await site.working(address)
         await goes_on(agent)
         await site.server.end()
-        had = [distinct(program.said, "svid") for program in (agent, orders)]
         await goes_on(agent, 50)
+        had = [distinct(program.said, "svid") for program in (agent, orders)]
 
         assert await agent.line("stopped") in {*THE_SVID_IS_OVER, "redemption_unavailable"}, agent.tail()
         await agent.until(lambda said: said[-1].get("not_opened") == "identity_unavailable")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.spire.daemons import free_port, real_spire
+from tests.integration.spire.daemons import real_spire
 from tests.integration.spire.site import SUPPORT, distinct, spire_site
 
 pytestmark = list(real_spire)
@@ -11,10 +11,7 @@ pytestmark = list(real_spire)
 async def test_an_agent_with_jwt_svids_of_spire_opens_a_task_and_works_across_their_rotation() -> None:
     """What is bound to a certificate is denied to it, whatever policy gives its workload."""
     async with spire_site(svid_ttl=600) as site:
-        bearer = f"127.0.0.1:{free_port()}"
-        config = site.folder / "gateway.toml"
-        listen = 'listen = "127.0.0.1:0"'
-        config.write_text(config.read_text().replace(listen, f'{listen}\nlisten_bearer = "{bearer}"'))
+        bearer = site.listen_bearer()
         await site.serve()
         agent = await site.begin(
             SUPPORT,
