@@ -88,6 +88,19 @@ def named(*tokens: str, **more: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+@asynccontextmanager
+async def showing(
+    running: Running, channel: grpc.aio.Channel, token: str, proven: str | None = None, **more: str
+) -> AsyncIterator[RawAgent]:
+    """An agent that shows this token, and proves its instance key for it or for another one."""
+    call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=named(token, **more))
+    try:
+        yield RawAgent(RealSpeaker(running), call, sha256((proven or token).encode()).digest(), None)
+    finally:
+        # Before its channel is closed: a call that is forgotten unfinished takes the interpreter along (grpc.aio).
+        call.cancel()
+
+
 async def turned_away(channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...]) -> str:
     """The words of UNAUTHENTICATED."""
     call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=metadata, timeout=10)
@@ -168,11 +181,8 @@ async def test_id_11_nothing_but_the_one_token_names_anybody_on_the_listener_for
         assert "0 values" in await turned_away(channel, named(**headers))
         assert "2 values" in await turned_away(channel, named(good, operator))
         assert "2 values" in await turned_away(channel, named(good, good))
-        speaker = RealSpeaker(running)
-        call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(
-            metadata=named(good, x_spiffe_id="spiffe://dev.stepgrant.test/operator/jo")
-        )
-        await RawAgent(speaker, call, sha256(good.encode()).digest(), None).open()
+        async with showing(running, channel, good, x_spiffe_id="spiffe://dev.stepgrant.test/operator/jo") as agent:
+            await agent.open()
         assert (await recorded(running, EventType.TASK_OPENED, 1))[0]["workload"] == SUPPORT
 
 
@@ -197,11 +207,10 @@ async def test_the_proof_at_open_is_over_the_token_that_the_stream_came_with() -
     """INV-08: a stream's token that somebody else got hold of opens nothing with another one's proof."""
     async with running_gateway(jwt_ttl=MINUTES) as running, bare(running) as channel:
         token = of_the_dev_authority(running).sign(claims())
-        call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=named(token))
-        agent = RawAgent(RealSpeaker(running), call, sha256(b"another token").digest(), None)
-        await agent.challenged()
-        await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening()))
-        assert await agent.status() is grpc.StatusCode.UNAUTHENTICATED
+        async with showing(running, channel, token, "another token") as agent:
+            await agent.challenged()
+            await agent.write(agent_pb2.AgentMessage(request=1, open=agent.opening()))
+            assert await agent.status() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_id_07_a_stream_ends_with_the_token_that_it_came_with_and_the_token_opens_no_other() -> None:
@@ -209,11 +218,10 @@ async def test_id_07_a_stream_ends_with_the_token_that_it_came_with_and_the_toke
     async with running_gateway(jwt_ttl=MINUTES) as running, bare(running) as channel:
         ends = int(datetime.now(UTC).timestamp()) + 2
         token = of_the_dev_authority(running).sign(claims(exp=ends))
-        call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=named(token))
-        agent = RawAgent(RealSpeaker(running), call, sha256(token.encode()).digest(), None)
-        opened = await agent.open()
-        assert opened.expires_unix_ms <= ends * 1000
-        assert (await agent.hear()).closed.code == "identity_expired"
+        async with showing(running, channel, token) as agent:
+            opened = await agent.open()
+            assert opened.expires_unix_ms <= ends * 1000
+            assert (await agent.hear()).closed.code == "identity_expired"
         assert datetime.now(UTC).timestamp() >= ends
         assert "expired" in await turned_away(channel, named(token))
 
@@ -221,12 +229,11 @@ async def test_id_07_a_stream_ends_with_the_token_that_it_came_with_and_the_toke
 async def test_id_08_a_jwt_authority_that_leaves_takes_the_streams_along_that_it_vouched_for() -> None:
     async with running_gateway(jwt_ttl=MINUTES) as running, bare(running) as channel:
         token = of_the_dev_authority(running).sign(claims())
-        call = agent_pb2_grpc.AgentGatewayStub(channel).PerformTask(metadata=named(token))
-        agent = RawAgent(RealSpeaker(running), call, sha256(token.encode()).digest(), None)
-        await agent.open()
-        running.domain.replace_jwt_authority()
-        running.api.reissue()
-        assert (await agent.hear()).closed.code == "identity_lost"
+        async with showing(running, channel, token) as agent:
+            await agent.open()
+            running.domain.replace_jwt_authority()
+            running.api.reissue()
+            assert (await agent.hear()).closed.code == "identity_lost"
         assert "no JWT authority" in await turned_away(channel, named(token))
 
 

@@ -123,7 +123,9 @@ async def test_each_listener_takes_its_own_kind_of_proof_and_no_other(scene: Sce
                 await channel.stream_stream(perform)(metadata=metadata, timeout=10).read()
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         for channel, metadata in ((main, ()), (agents, named)):
-            assert await channel.stream_stream(perform)(metadata=metadata, timeout=10).read()
+            call = channel.stream_stream(perform)(metadata=metadata, timeout=10)
+            assert await call.read()
+            call.cancel()
 
 
 async def test_without_an_identity_neither_judges_anybody(scene: Scene) -> None:
