@@ -39,8 +39,9 @@ def fetched(running: Running, path: str) -> tuple[int, str]:
 
 
 async def health(stub: health_pb2_grpc.HealthStub) -> list[int]:
-    """What gRPC health says of the gateway as a whole, of agents' service, of resources', of operators'."""
-    services = ("", "stepgrant.v1.AgentGateway", "stepgrant.v1.GrantVerifier", "stepgrant.v1.Operator")
+    """What gRPC health says of the gateway as a whole, of agents' service, of resources', of operators', of dispatchers'."""
+    named = ("AgentGateway", "GrantVerifier", "Operator", "Dispatcher")
+    services = ("", *(f"stepgrant.v1.{name}" for name in named))
     requests = [health_pb2.HealthCheckRequest(service=service) for service in services]
     return [(await stub.Check(request, timeout=WAIT)).status for request in requests]
 
@@ -52,19 +53,19 @@ async def test_ds_08_a_gateway_that_cannot_grant_is_not_ready_while_resources_st
         stub = health_pb2_grpc.HealthStub(await running.channel("agent/other"))
         async with client.task("Refund", PARAMETERS):
             assert await asyncio.to_thread(fetched, running, "/readyz") == (200, '{"ready": true, "troubles": {}}\n')
-            assert await health(stub) == [SERVING] * 4
+            assert await health(stub) == [SERVING] * 5
 
             noon = clock.now()
             clock.set_wall(noon - timedelta(minutes=10))
             clock.advance(HEARTBEAT)
             status, body = await asyncio.to_thread(fetched, running, "/readyz")
             assert (status, list(json.loads(body)["troubles"])) == (503, ["clock"])
-            assert await health(stub) == [NOT_SERVING, NOT_SERVING, SERVING, SERVING]
+            assert await health(stub) == [NOT_SERVING, NOT_SERVING, SERVING, SERVING, SERVING]
 
             clock.set_wall(noon)
             clock.advance(HEARTBEAT)
             assert (await asyncio.to_thread(fetched, running, "/readyz"))[0] == 200
-            assert await health(stub) == [SERVING] * 4
+            assert await health(stub) == [SERVING] * 5
 
 
 async def test_ds_08_health_answers_while_every_worker_is_busy():

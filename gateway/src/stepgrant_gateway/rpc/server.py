@@ -82,12 +82,12 @@ class Transport:
 TRANSPORT: Final = Transport()
 
 LASTING: Final = frozenset({"ledger", "clock", "signing_key"})
-"""Troubles under which nothing is granted, while resources go on hearing of revocations and operators can lock."""
+"""Troubles under which nothing is granted, while resources go on hearing of revocations, operators can lock and dispatchers withdraw."""
 
 SERVICES: Final[Mapping[str, Collection[str]]] = {
     "": (),
     "stepgrant.v1.AgentGateway": (),
-    "stepgrant.v1.Dispatcher": (),
+    "stepgrant.v1.Dispatcher": LASTING,
     "stepgrant.v1.GrantVerifier": LASTING,
     "stepgrant.v1.Operator": LASTING,
 }
