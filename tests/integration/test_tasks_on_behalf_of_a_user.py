@@ -14,6 +14,8 @@ from stepgrant.errors import DenialCode, Denied, Revoked
 from stepgrant.grant import from_payload
 from stepgrant.selector import Selector
 from stepgrant.subject import SubjectId
+from stepgrant_gateway.core.events import EventType
+from tests.integration.test_tokens_name_agents import recorded
 from tests.kit.foreign import ForeignSigner
 from tests.kit.oidc import AUDIENCE, Issuer, authority_file, logout_claims, serving
 from tests.kit.running import running_gateway
@@ -108,3 +110,19 @@ async def test_the_issuer_logs_the_user_out_and_the_task_ends_at_once(tmp_path: 
                 async with client.task("Refund", REFUND, subject_token=token):
                     raise AssertionError("opened")
             assert denied.value.denial.code is DenialCode.SUBJECT_INVALID
+
+
+async def test_a_user_s_task_moves_to_the_next_svid_and_is_that_user_s_still(tmp_path: Path) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        async with running_gateway(policy, settings=settings(issuer, ca)) as running:
+            client = await running.client()
+            async with client.task("Refund", REFUND, subject_token=issuer.token(datetime.now(UTC))) as task:
+                before = task.holder.identity
+                running.api.reissue("agent/support")
+                await recorded(running, EventType.TASK_TAKEN_OVER, 1)
+                async with task.step("orders.get", ORDER) as step:
+                    assert step.holder.identity.leaf_sha256 != before.leaf_sha256
+                    claims = from_payload(payload_of(step.grant.token))
+                    assert claims.on_behalf_of == SubjectId(issuer.url, "u-17")
+                    assert claims.task_id == task.id
