@@ -28,6 +28,9 @@ MAX_BUNDLE_BYTES: Final = 1024 * 1024
 MAX_TRUST_DOMAINS: Final = 256
 """Bundles of one set: our own trust domain and the federated ones."""
 
+UNREADABLE: Final = (ValueError, x509.InvalidVersion)
+"""What the parser of certificates raises; its error for a version that is none is of neither family."""
+
 _PEM_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _DER_SEQUENCE: Final = 0x30
 _DER_LONG_FORM: Final = 0x80
@@ -119,7 +122,7 @@ def bundle_from_pem(trust_domain: str, pem: bytes) -> X509Bundle:
         raise InvalidBundleError(f"the bundle of {trust_domain} has more than {MAX_AUTHORITIES} PEM blocks")
     try:
         authorities = x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidBundleError(
             f"the bundle of {trust_domain} is not a PEM file with at least one certificate"
         ) from error
@@ -146,7 +149,7 @@ def bundle_from_der(trust_domain: str, der: bytes) -> X509Bundle:
     _bounded(trust_domain, der)
     try:
         return _checked(trust_domain, split_der(der, MAX_AUTHORITIES))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidBundleError(f"the bundle of {trust_domain} is not DER certificates: {error}") from error
 
 
@@ -169,7 +172,7 @@ def bundle_from_jwks(trust_domain: str, document: bytes) -> BundleDocument:
             authorities.append(_x5c(trust_domain, number, key.get("x5c")))
     try:
         bundle = _checked(trust_domain, authorities)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidBundleError(f"an x5c of {trust_domain} is not a certificate in DER: {error}") from error
     jwt_bundle = read_jwt_authorities(trust_domain, keys, use_said=True)
     return BundleDocument(bundle, jwt_bundle, _count(jwks, "spiffe_sequence"), _count(jwks, "spiffe_refresh_hint"))

@@ -29,7 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
 from stepgrant.errors import InvalidIdError, InvalidSvidError
-from stepgrant.spiffe.bundles import MAX_CERTIFICATE_BYTES, BundleSet, split_der
+from stepgrant.spiffe.bundles import MAX_CERTIFICATE_BYTES, UNREADABLE, BundleSet, split_der
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 
 MAX_CHAIN: Final = 8
@@ -131,7 +131,7 @@ def chain_from_pem(pem: bytes) -> tuple[bytes, ...]:
         raise InvalidSvidError(f"the chain is larger than {MAX_CHAIN} certificates or {MAX_CHAIN_BYTES} bytes")
     try:
         return tuple(certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InvalidSvidError("the chain is not PEM with at least one certificate, leaf first") from error
 
 

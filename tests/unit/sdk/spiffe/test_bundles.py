@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from stepgrant.errors import InvalidBundleError
+from stepgrant.errors import InvalidBundleError, InvalidSvidError
 from stepgrant.spiffe.bundles import (
     MAX_AUTHORITIES,
     MAX_BUNDLE_BYTES,
@@ -20,6 +20,7 @@ from stepgrant.spiffe.bundles import (
     bundle_from_pem,
     split_der,
 )
+from stepgrant.spiffe.x509 import chain_from_pem
 from tests.kit.ca import TestAuthority
 
 AUTHORITY = TestAuthority()
@@ -144,3 +145,19 @@ def test_sizes_and_counts_are_bounded() -> None:
         BundleSet(tuple(X509Bundle(f"td{i}", ()) for i in range(MAX_TRUST_DOMAINS + 1)))
     with pytest.raises(ValueError, match="more than"):
         split_der(b"\x30\x82\xff\xff" + b"x" * 0xFFFF, 4)
+
+
+def test_a_certificate_of_a_version_that_is_none_is_no_authority_and_no_chain() -> None:
+    """INV-11: cryptography's own error for it is no ValueError (found by mutation)."""
+    odd = DER.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020101"), 1)
+    body = base64.encodebytes(odd)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    for read in (
+        lambda: bundle_from_der("acme.org", odd),
+        lambda: bundle_from_pem("acme.org", pem),
+        lambda: bundle_from_jwks("acme.org", jwks(x509_key(odd))),
+    ):
+        with pytest.raises(InvalidBundleError):
+            read()
+    with pytest.raises(InvalidSvidError):
+        chain_from_pem(pem)
