@@ -125,7 +125,8 @@ class Task:
     `subject` is the user on whose behalf it runs, as the latest token said; it is the same user to the end.
 
     `peer` and `push` are of the stream that has it now, the `holds`-th. While it is `lingering`, none has, and for `linger`
-    from the loss another may take it up. `assignment` None = only the agent vouches for it. `watched`: earlier peers of live steps, and what ends the watch over each.
+    from the loss another may take it up. `assignment` None = only the agent vouches for it. `watched`: earlier peers of live
+    steps, and what ends the watch over each.
     """
 
     task_id: str

@@ -35,9 +35,9 @@ CATALOG_FILE: Final = "catalog.yaml"
 class LoadedCatalog:
     """A catalog without findings; implements `core.ports.Catalog`.
 
-    `workload_roots`, `dispatcher_roots`: SPIFFE IDs; workloads and dispatchers that policies name lie at or under them. `servers`: full tool names by
-    server. `sinks`: sink arguments by tool (tools without any are absent). `subject_claims`, `parameter_shapes` and
-    `schemas` are for the derived Cedar schema; `counted`, `calls` and `target_rules` for preparing calls.
+    `workload_roots`, `dispatcher_roots`: SPIFFE IDs; workloads and dispatchers that policies name lie at or under them.
+    `servers`: full tool names by server. `sinks`: sink arguments by tool (tools without any are absent). `subject_claims`,
+    `parameter_shapes` and `schemas` are for the derived Cedar schema; `counted`, `calls` and `target_rules` for preparing calls.
     """
 
     task_types: Mapping[str, TaskType]

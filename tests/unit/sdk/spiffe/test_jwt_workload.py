@@ -32,12 +32,18 @@ class Script(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
         self.answers: list[object] = []
         self.asked: list[tuple[list[str], str]] = []
         self._said: deque[object] = deque()
+        self._streams = 0
         self._changed = threading.Condition()
 
     def say(self, said: object) -> None:
         with self._changed:
             self._said.append(said)
             self._changed.notify_all()
+
+    def wait_for_stream(self, number: int) -> None:
+        """Returns once so many streams have begun; what is said from then on is said on that one."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._streams >= number, 10)
 
     def FetchJWTSVID(self, request, context):  # noqa: N802 - the name in the protocol
         demand_header(context)
@@ -49,10 +55,14 @@ class Script(workload_pb2_grpc.SpiffeWorkloadAPIServicer):
 
     def FetchJWTBundles(self, request, context):  # noqa: N802 - the name in the protocol
         demand_header(context)
+        with self._changed:
+            self._streams += 1
+            mine = self._streams
+            self._changed.notify_all()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._said or not context.is_active(), 30)
-                if not self._said:
+                self._changed.wait_for(lambda: self._said or self._streams != mine or not context.is_active(), 30)
+                if self._streams != mine or not self._said:
                     return
                 said = self._said.popleft()
             if said is END:
@@ -140,6 +150,7 @@ def test_a_listener_that_fails_does_not_keep_the_next_state_from_coming(bench: B
 
     bench.authorities._changed = fail
     bench.say_and_wait(bundles(acme=jwks(OURS)))
+    bench.script.wait_for_stream(2)
     bench.say_and_wait(bundles(acme=jwks(NEXT)))
     assert bench.kids() == {"acme.org": ["two"]}
 
