@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from stepgrant.spiffe.bundles import MAX_BUNDLE_BYTES, BundleSet
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant_gateway.core.errors import BundleUnavailableError
-from stepgrant_gateway.identity import endpoints
 from stepgrant_gateway.identity.endpoints import Endpoint, Profile, fetch_bundle
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.clock import START
@@ -110,12 +109,6 @@ def test_an_answer_that_is_not_200_or_too_large_is_refused() -> None:
         assert "it answers 404" in refused(spiffe(served.url))
     with endpoint(PARTNER.issue("spire/server"), Served(b" " * (MAX_BUNDLE_BYTES + 1))) as served:
         assert f"more than {MAX_BUNDLE_BYTES} bytes" in refused(spiffe(served.url))
-
-
-def test_an_answer_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoints, "WITHIN", timedelta(milliseconds=300))
-    with endpoint(PARTNER.issue("spire/server"), Served(drips=b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000)) as served:
-        assert "did not answer within" in refused(spiffe(served.url))
 
 
 def test_nobody_there_is_a_failure_that_names_the_endpoint() -> None:
