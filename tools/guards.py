@@ -19,6 +19,10 @@ from queue import SimpleQueue
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("sdk", "gateway", "tests", "examples", "proto", "tools", "pyproject.toml", "README.md", "docs")
 WORKERS = 2
+WITHIN = 300
+"""Seconds for the tests of one guard: some ten times what the longest take."""
+ALL_WITHIN = 900
+"""Seconds for all of them together, with every guard on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,14 @@ def copy_tree(to: Path) -> None:
             shutil.copy(source, to / name)
 
 
-def run_tests(tree: Path, tests: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    """Pytest on a tree, which comes before whatever is installed."""
+def run_tests(tree: Path, tests: tuple[str, ...], within: float) -> subprocess.CompletedProcess[str]:
+    """Pytest on a tree, which comes before whatever is installed; raises TimeoutExpired after `within` seconds."""
     path = os.pathsep.join(str(tree / part) for part in ("sdk/src", "gateway/src"))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "STEPGRANT_GUARDS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=within, check=False
+    )
 
 
 def check_guard(tree: Path, guard: Guard) -> str | None:
@@ -65,7 +71,9 @@ def check_guard(tree: Path, guard: Guard) -> str | None:
     if applied.returncode:
         return f"the patch does not apply: {applied.stderr.strip()[:200]}"
     try:
-        result = run_tests(tree, guard.tests)
+        result = run_tests(tree, guard.tests, WITHIN)
+    except subprocess.TimeoutExpired:
+        return f"its test does not end within {WITHIN} s without the guard"
     finally:
         subprocess.run([*apply, "--reverse"], cwd=tree, check=True)
     # What a guard keeps off may kill the interpreter on its way out, after the test has failed.
@@ -93,7 +101,7 @@ def main(wanted: list[str]) -> int:
             subprocess.run(["git", "init", "-q"], cwd=tree, check=True)
             trees.put(tree)
         tree = trees.get()
-        before = run_tests(tree, tuple(dict.fromkeys(test for guard in guards for test in guard.tests)))
+        before = run_tests(tree, tuple(dict.fromkeys(test for guard in guards for test in guard.tests)), ALL_WITHIN)
         trees.put(tree)
         if before.returncode:
             sys.stderr.write(f"{before.stdout[-3000:]}\nthe named tests must pass with every guard on\n")
