@@ -65,6 +65,7 @@ agent {{
   socket_path = "{folder}/a.sock"
   data_dir = "{folder}"
   log_level = "INFO"
+  log_file = "{folder}/spire.log"
   trust_bundle_path = "{folder}/bundle.pem"
   join_token = "{token}"
   experimental {{ sync_interval = "1s" }}
@@ -87,11 +88,21 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class SpireAgent:
-    """One node: `node` is its SPIFFE ID, `socket` its Workload API."""
+    """One node: `node` is its SPIFFE ID, `socket` its Workload API, `log` what it has done."""
 
     node: str
     socket: str
     process: Program
+    log: Path
+
+    def fetched(self, spiffe_id: str) -> int:
+        """How many X.509-SVIDs of that ID it has had signed so far."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return sum(f'spiffe_id="{spiffe_id}"' in line and "ing X509-SVID" in line for line in lines)
+
+    async def has_fetched(self, spiffe_id: str, count: int = 1) -> None:
+        """Returns once it has had so many of them signed: an entry of the server's is not yet one of the node's."""
+        await eventually(lambda: self.fetched(spiffe_id) >= count, PATIENCE)
 
 
 @dataclass(slots=True)
@@ -157,7 +168,10 @@ class SpireServer:
         process = await Program.begin(self.stack, command, folder / "agent.log")
         await eventually((folder / "a.sock").exists, PATIENCE)
         return SpireAgent(
-            f"spiffe://{self.trust_domain}/spire/agent/join_token/{token}", f"unix:{folder}/a.sock", process
+            f"spiffe://{self.trust_domain}/spire/agent/join_token/{token}",
+            f"unix:{folder}/a.sock",
+            process,
+            folder / "spire.log",
         )
 
     async def _run(self, *words: str) -> tuple[int, str]:

@@ -66,12 +66,17 @@ class Site:
     ready: dict[str, Any] = field(default_factory=dict)
 
     async def register(self, *, federates_with: str = "") -> None:
-        """Types in the page's entries, each with a binary of the party's own as its selector."""
+        """Types in the page's entries, each with a binary of the party's own as its selector; the nodes have them then."""
         for spiffe_id, line in ENTRIES.items():
-            node = self.agents.node if spiffe_id == SUPPORT else self.node.node
             selector = f"unix:path:{self.python(spiffe_id)}"
             served = federates_with if spiffe_id in {GATEWAY, ORDERS} else ""
-            await self.server.type_in(line + served, {"NODE": node, "SELECTOR": selector})
+            await self.server.type_in(line + served, {"NODE": self.home(spiffe_id).node, "SELECTOR": selector})
+        for spiffe_id in ENTRIES:
+            await self.home(spiffe_id).has_fetched(spiffe_id)
+
+    def home(self, spiffe_id: str) -> SpireAgent:
+        """The node where that party is."""
+        return self.agents if spiffe_id == SUPPORT else self.node
 
     def python(self, spiffe_id: str) -> Path:
         """The interpreter of that party: a file of its own, so that SPIRE's agent can tell it from the others."""
@@ -86,7 +91,7 @@ class Site:
 
     async def begin(self, spiffe_id: str, *arguments: str, node: SpireAgent | None = None, **variables: str) -> Program:
         """A process that SPIRE gives that identity, on its own node or on another."""
-        node = node or (self.agents if spiffe_id == SUPPORT else self.node)
+        node = node or self.home(spiffe_id)
         environment = {
             "SPIFFE_ENDPOINT_SOCKET": node.socket,
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),

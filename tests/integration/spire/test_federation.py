@@ -67,6 +67,7 @@ async def two_domains() -> AsyncIterator[tuple[Site, SpireServer, SpireAgent]]:
             "entry", "create", "-spiffeID", THEIRS, "-parentID", node.node, "-selector", selector,
             "-federatesWith", f"spiffe://{TRUST_DOMAIN}",
         )  # fmt: skip
+        await node.has_fetched(THEIRS)
         policy = site.folder / "policy"
         catalog, ours = policy / "catalog.yaml", f'workloads: ["spiffe://{TRUST_DOMAIN}/agent"'
         catalog.write_text(catalog.read_text().replace(ours, f'{ours}, "spiffe://{PARTNER}/agent"'))

@@ -10,7 +10,7 @@ from stepgrant_gateway.system import SystemClock
 from tests.integration.spire.daemons import real_spire
 from tests.integration.spire.outside import channel_as, minted
 from tests.integration.spire.processes import PATIENCE
-from tests.integration.spire.site import GATEWAY, LOCKED, SUPPORT, distinct, goes_on, spire_site
+from tests.integration.spire.site import GATEWAY, LOCKED, ORDERS, SUPPORT, distinct, goes_on, spire_site
 from tests.kit.agent import Agent, declaring
 
 pytestmark = list(real_spire)
@@ -115,5 +115,8 @@ async def test_without_spires_server_work_goes_on_until_the_svids_expire_and_aga
         assert "expired at" in agent.said[-1]["text"]
         assert [distinct(program.said, "svid") for program in (agent, orders)] == had
 
+        before = {party: site.home(party).fetched(party) for party in (GATEWAY, ORDERS, SUPPORT)}
         await site.server.begin()
+        for party, count in before.items():
+            await site.home(party).has_fetched(party, count + 1)
         await goes_on(await site.working(address))
