@@ -6,7 +6,7 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
-from stepgrant.errors import Denial
+from stepgrant.errors import Denial, DenialCode
 from stepgrant.intent import from_python
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import Assigned, AssignTask, OpenTask, Pushed
@@ -116,3 +116,16 @@ async def opened_with(
     hear = built.pushed if pushed is None else pushed
     request = OpenTask(task_type, given, purpose, b"k" * 32, assignment=ticket)
     return await built.tasks.open(peer or built.peer(), request, hear.append)
+
+
+def code_of(answer: object) -> DenialCode:
+    """Of a denial; fails the test when it is none."""
+    assert isinstance(answer, Denial), answer
+    return answer.code
+
+
+async def lease_of(built: Heart, **more: object) -> TaskLease:
+    """As `opened_with`; fails the test when it is denied."""
+    lease = await opened_with(built, **more)  # type: ignore[arg-type]
+    assert isinstance(lease, TaskLease), lease
+    return lease

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stepgrant.errors import Denial, DenialCode, InvalidInputError
+from stepgrant.errors import DenialCode, InvalidInputError
 from stepgrant.selector import Selector
 from stepgrant_gateway.app import assigning
 from stepgrant_gateway.app.assigning import Assigning
-from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.restoring import restore
 from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.assignments import LONGEST_ASSIGNMENT
@@ -22,7 +21,17 @@ from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.core.snapshot import decode_snapshot, encode_snapshot
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
-from tests.kit.assigned import DESK, PURPOSE, TICKET, assign_task, assigned, opened_with, write_assigned
+from tests.kit.assigned import (
+    DESK,
+    PURPOSE,
+    TICKET,
+    assign_task,
+    assigned,
+    code_of,
+    lease_of,
+    opened_with,
+    write_assigned,
+)
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
 
@@ -45,17 +54,6 @@ def loaded(policy: Path) -> LoadedPolicySet:
 async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
     async with heart(directory=policy, policy=loaded) as application:
         yield application
-
-
-def code_of(answer: object) -> DenialCode:
-    assert isinstance(answer, Denial), answer
-    return answer.code
-
-
-async def lease_of(built: Heart, **more: object) -> TaskLease:
-    lease = await opened_with(built, **more)  # type: ignore[arg-type]
-    assert isinstance(lease, TaskLease), lease
-    return lease
 
 
 async def test_what_the_ledger_holds_of_an_assignment_tells_neither_ticket_nor_words(built: Heart) -> None:

@@ -16,7 +16,7 @@ from stepgrant_gateway.core.grants import MAX_LINGER
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
-from tests.kit.assigned import DESK, PURPOSE, assigned, opened_with, write_assigned
+from tests.kit.assigned import DESK, PURPOSE, assigned, code_of, lease_of, opened_with, write_assigned
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
 
@@ -39,17 +39,6 @@ def loaded(policy: Path) -> LoadedPolicySet:
 async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
     async with heart(directory=policy, policy=loaded) as application:
         yield application
-
-
-def code_of(answer: object) -> DenialCode:
-    assert isinstance(answer, Denial), answer
-    return answer.code
-
-
-async def lease_of(built: Heart, **more: object) -> TaskLease:
-    lease = await opened_with(built, **more)  # type: ignore[arg-type]
-    assert isinstance(lease, TaskLease), lease
-    return lease
 
 
 async def test_a_task_is_opened_with_what_a_dispatcher_assigned_and_an_agent_cannot_invent_it(built: Heart) -> None:
