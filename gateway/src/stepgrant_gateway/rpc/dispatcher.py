@@ -69,7 +69,7 @@ class DispatcherService(dispatch_pb2_grpc.DispatcherServicer):
 def _dispatcher() -> Peer:
     """Who calls, proven by X.509-SVID: a token that a proxy has seen must not vouch for what others do."""
     peer = current_caller().peer
-    if peer.method != "x509":
+    if not peer.has_certificate:
         raise NotAllowedError(f"{peer.spiffe_id} is proven by {peer.method}: a dispatcher shows an X.509-SVID")
     return peer
 
