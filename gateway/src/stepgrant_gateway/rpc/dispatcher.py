@@ -13,7 +13,7 @@ from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import dispatch_pb2, dispatch_pb2_grpc
 from stepgrant_gateway.core.boundary import Assigned, AssignTask, Withdrawn
 from stepgrant_gateway.core.errors import NotAllowedError
-from stepgrant_gateway.core.principal import Peer
+from stepgrant_gateway.core.principal import METHOD_X509, Peer
 from stepgrant_gateway.rpc import wire
 from stepgrant_gateway.rpc.caller import current_caller
 from stepgrant_gateway.rpc.limits import MAX_ID, MAX_TEXT
@@ -69,7 +69,7 @@ class DispatcherService(dispatch_pb2_grpc.DispatcherServicer):
 def _dispatcher() -> Peer:
     """Who calls, proven by X.509-SVID: a token that a proxy has seen must not vouch for what others do."""
     peer = current_caller().peer
-    if not peer.has_certificate:
+    if peer.method != METHOD_X509:
         raise NotAllowedError(f"{peer.spiffe_id} is proven by {peer.method}: a dispatcher shows an X.509-SVID")
     return peer
 
