@@ -24,7 +24,7 @@ class Outcome(Enum):
 class OpenTask:
     """Asks to open a task, or to take one up. `instance_jkt`: RFC 7638 thumbprint (32 bytes) of the proven instance key;
     `resume_token`: 32 bytes, or none for a new task; `subject_token`: not verified yet, or empty for none;
-    `assignment`: the ticket of one, 32 bytes, or none. Never with a resume token.
+    `assignment`, `hand_off`: the ticket of one, 32 bytes, or none. At most one of the three is there.
     """
 
     task_type: str
@@ -34,6 +34,7 @@ class OpenTask:
     resume_token: bytes = field(default=b"", repr=False)
     subject_token: str = field(default="", repr=False)
     assignment: bytes = field(default=b"", repr=False)
+    hand_off: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,26 @@ class DeclareStep:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOffStep:
+    """Asks to let `workload` (a SPIFFE ID) open a branch of the task below a live step, within `envelope`."""
+
+    step_id: str
+    workload: str
+    envelope: Envelope
+    purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """The step is handed on, durable before this value exists. `ticket`: 32 random bytes, what the branch is opened with."""
+
+    step_id: str
+    hand_off_id: str
+    ticket: bytes = field(repr=False)
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportStep:
     """Says how a step came out. `result_sha256`: 32 bytes or None."""
 
@@ -98,12 +119,16 @@ class ToolOffer:
 
 @dataclass(frozen=True, slots=True)
 class TaskOpened:
-    """The task is open; it ends at `expires_at` at the latest. `live_steps`: those that a take-over moved."""
+    """The task is open; it ends at `expires_at` at the latest. `live_steps`: those that a take-over moved.
+
+    `branch_id`: the branch of the task that was opened, or empty.
+    """
 
     task_id: str
     expires_at: datetime
     tools: tuple[ToolOffer, ...]
     live_steps: tuple[str, ...] = ()
+    branch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from stepgrant_gateway.core.principal import METHOD_X509, Subject
 
 OPEN_ACTION: Final = "task.open"
 ASSIGN_ACTION: Final = "task.assign"
-TASK_ACTIONS: Final = frozenset({OPEN_ACTION, ASSIGN_ACTION})
+HAND_OFF_ACTION: Final = "task.hand_off"
+TASK_ACTIONS: Final = frozenset({OPEN_ACTION, ASSIGN_ACTION, HAND_OFF_ACTION})
 """Boundaries of a whole task; every other action is a tool."""
 BY_AGENT: Final = "agent"
 BY_ASSIGNMENT: Final = "assignment"
@@ -129,11 +130,20 @@ class StepFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One boundary. `budget`: value of each named budget, this step included.
+class HandingOn:
+    """A step is handed on (`context.hand_off`). `giver`, `receiver`: SPIFFE IDs; `tool`: that of the step."""
 
-    `call` None = the task as a whole: `task.open`, or `task.assign` if `assigning`. `dispatcher`: SPIFFE ID of who assigned
-    it, or is about to; empty = nobody.
+    giver: str
+    receiver: str
+    tool: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One boundary, for one workload: the one that `task` names. `budget`: value of each named budget, this step included.
+
+    `call` None = the task as a whole: `task.open`, or `task.assign` if `assigning`, or `task.hand_off` if `handing_on`.
+    `dispatcher`: SPIFFE ID of who assigned it, or is about to; empty = nobody.
     """
 
     task: TaskFacts
@@ -146,12 +156,15 @@ class Question:
     subject: Subject | None = None
     dispatcher: str = ""
     assigning: bool = False
+    handing_on: HandingOn | None = None
 
     @property
     def action(self) -> str:
         """Its Cedar action."""
         if self.call is not None:
             return self.call.tool.name
+        if self.handing_on is not None:
+            return HAND_OFF_ACTION
         return ASSIGN_ACTION if self.assigning else OPEN_ACTION
 
 

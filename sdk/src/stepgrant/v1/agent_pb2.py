@@ -25,45 +25,49 @@ _sym_db = _symbol_database.Default()
 from stepgrant.v1 import types_pb2 as stepgrant_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepgrant/v1/agent.proto\x12\x0cstepgrant.v1\x1a\x18stepgrant/v1/types.proto\"\xec\x01\n\x0c\x41gentMessage\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\"\n\x04open\x18\x02 \x01(\x0b\x32\x12.stepgrant.v1.OpenH\x00\x12(\n\x07\x64\x65\x63lare\x18\x03 \x01(\x0b\x32\x15.stepgrant.v1.DeclareH\x00\x12&\n\x06report\x18\x04 \x01(\x0b\x32\x14.stepgrant.v1.ReportH\x00\x12$\n\x05renew\x18\x05 \x01(\x0b\x32\x13.stepgrant.v1.RenewH\x00\x12$\n\x05\x63lose\x18\x06 \x01(\x0b\x32\x13.stepgrant.v1.CloseH\x00\x42\t\n\x07message\"\xd7\x02\n\x0eGatewayMessage\x12\x10\n\x08reply_to\x18\x01 \x01(\x04\x12,\n\tchallenge\x18\x02 \x01(\x0b\x32\x17.stepgrant.v1.ChallengeH\x00\x12&\n\x06opened\x18\x03 \x01(\x0b\x32\x14.stepgrant.v1.OpenedH\x00\x12(\n\x07granted\x18\x04 \x01(\x0b\x32\x15.stepgrant.v1.GrantedH\x00\x12&\n\x06\x64\x65nied\x18\x05 \x01(\x0b\x32\x14.stepgrant.v1.DeniedH\x00\x12(\n\x07settled\x18\x06 \x01(\x0b\x32\x15.stepgrant.v1.SettledH\x00\x12(\n\x07revoked\x18\x07 \x01(\x0b\x32\x15.stepgrant.v1.RevokedH\x00\x12&\n\x06\x63losed\x18\x08 \x01(\x0b\x32\x14.stepgrant.v1.ClosedH\x00\x42\t\n\x07messageJ\x04\x08\t\x10\n\"@\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\"\xbf\x01\n\x04Open\x12\x10\n\x08revision\x18\x01 \x01(\r\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x14\n\x0cinstance_key\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x15\n\rsubject_token\x18\x07 \x01(\t\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x12\x12\n\nassignment\x18\t \x01(\x0c\"\xbf\x01\n\x06Opened\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x17\n\x0f\x65xpires_unix_ms\x18\x03 \x01(\x03\x12&\n\x05tools\x18\x04 \x03(\x0b\x32\x17.stepgrant.v1.ToolOffer\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.stepgrant.v1.Limits\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x12\x12\n\nlive_steps\x18\x07 \x03(\t\"S\n\tToolOffer\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12&\n\x07\x62inding\x18\x03 \x01(\x0e\x32\x15.stepgrant.v1.Binding\"S\n\x06Limits\x12\x12\n\nlive_steps\x18\x01 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x17\n\x0f\x61rguments_bytes\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\"\xaa\x01\n\x07\x44\x65\x63lare\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x16\n\x0eparent_step_id\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x15\n\rwanted_ttl_ms\x18\x06 \x01(\x04\x12(\n\x08\x65nvelope\x18\x07 \x01(\x0b\x32\x16.stepgrant.v1.Envelope\"\x93\x02\n\x07Granted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\r\n\x05grant\x18\x03 \x01(\t\x12\x10\n\x08grant_id\x18\x04 \x01(\t\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x0c\n\x04uses\x18\x06 \x01(\r\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\x10\n\x08\x61udience\x18\x08 \x01(\t\x12&\n\x07\x62inding\x18\t \x01(\x0e\x32\x15.stepgrant.v1.Binding\x12\x0e\n\x06target\x18\n \x01(\t\x12\x12\n\nat_unix_ms\x18\x0b \x01(\x03\x12\x1c\n\x14step_expires_unix_ms\x18\x0c \x01(\x03\x12\x10\n\x08policies\x18\r \x03(\t\"m\n\x06Report\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.stepgrant.v1.Outcome\x12\x15\n\rresult_sha256\x18\x03 \x01(\x0c\x12\x13\n\x0b\x65rror_class\x18\x04 \x01(\t\"7\n\x07Settled\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04late\x18\x03 \x01(\x08\"\x18\n\x05Renew\x12\x0f\n\x07step_id\x18\x01 \x01(\t\"/\n\x05\x43lose\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.stepgrant.v1.Outcome\"[\n\x07Revoked\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nat_unix_ms\x18\x05 \x01(\x03\"&\n\x06\x43losed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*E\n\x07\x42inding\x12\x17\n\x13\x42INDING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42INDING_MTLS\x10\x01\x12\x0f\n\x0b\x42INDING_KEY\x10\x02\x32[\n\x0c\x41gentGateway\x12K\n\x0bPerformTask\x12\x1a.stepgrant.v1.AgentMessage\x1a\x1c.stepgrant.v1.GatewayMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stepgrant/v1/agent.proto\x12\x0cstepgrant.v1\x1a\x18stepgrant/v1/types.proto\"\x97\x02\n\x0c\x41gentMessage\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\"\n\x04open\x18\x02 \x01(\x0b\x32\x12.stepgrant.v1.OpenH\x00\x12(\n\x07\x64\x65\x63lare\x18\x03 \x01(\x0b\x32\x15.stepgrant.v1.DeclareH\x00\x12&\n\x06report\x18\x04 \x01(\x0b\x32\x14.stepgrant.v1.ReportH\x00\x12$\n\x05renew\x18\x05 \x01(\x0b\x32\x13.stepgrant.v1.RenewH\x00\x12$\n\x05\x63lose\x18\x06 \x01(\x0b\x32\x13.stepgrant.v1.CloseH\x00\x12)\n\x08hand_off\x18\x07 \x01(\x0b\x32\x15.stepgrant.v1.HandOffH\x00\x42\t\n\x07message\"\x86\x03\n\x0eGatewayMessage\x12\x10\n\x08reply_to\x18\x01 \x01(\x04\x12,\n\tchallenge\x18\x02 \x01(\x0b\x32\x17.stepgrant.v1.ChallengeH\x00\x12&\n\x06opened\x18\x03 \x01(\x0b\x32\x14.stepgrant.v1.OpenedH\x00\x12(\n\x07granted\x18\x04 \x01(\x0b\x32\x15.stepgrant.v1.GrantedH\x00\x12&\n\x06\x64\x65nied\x18\x05 \x01(\x0b\x32\x14.stepgrant.v1.DeniedH\x00\x12(\n\x07settled\x18\x06 \x01(\x0b\x32\x15.stepgrant.v1.SettledH\x00\x12(\n\x07revoked\x18\x07 \x01(\x0b\x32\x15.stepgrant.v1.RevokedH\x00\x12&\n\x06\x63losed\x18\x08 \x01(\x0b\x32\x14.stepgrant.v1.ClosedH\x00\x12-\n\nhanded_off\x18\n \x01(\x0b\x32\x17.stepgrant.v1.HandedOffH\x00\x42\t\n\x07messageJ\x04\x08\t\x10\n\"@\n\tChallenge\x12\r\n\x05nonce\x18\x01 \x01(\x0c\x12\x12\n\ngateway_id\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\"\xd1\x01\n\x04Open\x12\x10\n\x08revision\x18\x01 \x01(\r\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x17\n\x0fparameters_json\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x14\n\x0cinstance_key\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x15\n\rsubject_token\x18\x07 \x01(\t\x12\x14\n\x0cresume_token\x18\x08 \x01(\x0c\x12\x12\n\nassignment\x18\t \x01(\x0c\x12\x10\n\x08hand_off\x18\n \x01(\x0c\"\xd2\x01\n\x06Opened\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x17\n\x0f\x65xpires_unix_ms\x18\x03 \x01(\x03\x12&\n\x05tools\x18\x04 \x03(\x0b\x32\x17.stepgrant.v1.ToolOffer\x12$\n\x06limits\x18\x05 \x01(\x0b\x32\x14.stepgrant.v1.Limits\x12\x14\n\x0cresume_token\x18\x06 \x01(\x0c\x12\x12\n\nlive_steps\x18\x07 \x03(\t\x12\x11\n\tbranch_id\x18\x08 \x01(\t\"S\n\tToolOffer\x12\x0c\n\x04tool\x18\x01 \x01(\t\x12\x10\n\x08\x61udience\x18\x02 \x01(\t\x12&\n\x07\x62inding\x18\x03 \x01(\x0e\x32\x15.stepgrant.v1.Binding\"S\n\x06Limits\x12\x12\n\nlive_steps\x18\x01 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\r\x12\x17\n\x0f\x61rguments_bytes\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\"\xaa\x01\n\x07\x44\x65\x63lare\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x16\n\x0eparent_step_id\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x15\n\rwanted_ttl_ms\x18\x06 \x01(\x04\x12(\n\x08\x65nvelope\x18\x07 \x01(\x0b\x32\x16.stepgrant.v1.Envelope\"\x93\x02\n\x07Granted\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x02 \x01(\t\x12\r\n\x05grant\x18\x03 \x01(\t\x12\x10\n\x08grant_id\x18\x04 \x01(\t\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x0c\n\x04uses\x18\x06 \x01(\r\x12\x0c\n\x04tier\x18\x07 \x01(\t\x12\x10\n\x08\x61udience\x18\x08 \x01(\t\x12&\n\x07\x62inding\x18\t \x01(\x0e\x32\x15.stepgrant.v1.Binding\x12\x0e\n\x06target\x18\n \x01(\t\x12\x12\n\nat_unix_ms\x18\x0b \x01(\x03\x12\x1c\n\x14step_expires_unix_ms\x18\x0c \x01(\x03\x12\x10\n\x08policies\x18\r \x03(\t\"m\n\x06Report\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x07outcome\x18\x02 \x01(\x0e\x32\x15.stepgrant.v1.Outcome\x12\x15\n\rresult_sha256\x18\x03 \x01(\x0c\x12\x13\n\x0b\x65rror_class\x18\x04 \x01(\t\"7\n\x07Settled\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04late\x18\x03 \x01(\x08\"\x18\n\x05Renew\x12\x0f\n\x07step_id\x18\x01 \x01(\t\"g\n\x07HandOff\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x10\n\x08workload\x18\x02 \x01(\t\x12(\n\x08\x65nvelope\x18\x03 \x01(\x0b\x32\x16.stepgrant.v1.Envelope\x12\x0f\n\x07purpose\x18\x04 \x01(\t\"V\n\tHandedOff\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x13\n\x0bhand_off_id\x18\x02 \x01(\t\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\x12\x13\n\x0b\x64\x65\x63ision_id\x18\x04 \x01(\t\"/\n\x05\x43lose\x12&\n\x07outcome\x18\x01 \x01(\x0e\x32\x15.stepgrant.v1.Outcome\"[\n\x07Revoked\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nat_unix_ms\x18\x05 \x01(\x03\"&\n\x06\x43losed\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*E\n\x07\x42inding\x12\x17\n\x13\x42INDING_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42INDING_MTLS\x10\x01\x12\x0f\n\x0b\x42INDING_KEY\x10\x02\x32[\n\x0c\x41gentGateway\x12K\n\x0bPerformTask\x12\x1a.stepgrant.v1.AgentMessage\x1a\x1c.stepgrant.v1.GatewayMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepgrant.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BINDING']._serialized_start=2104
-  _globals['_BINDING']._serialized_end=2173
+  _globals['_BINDING']._serialized_start=2424
+  _globals['_BINDING']._serialized_end=2493
   _globals['_AGENTMESSAGE']._serialized_start=69
-  _globals['_AGENTMESSAGE']._serialized_end=305
-  _globals['_GATEWAYMESSAGE']._serialized_start=308
-  _globals['_GATEWAYMESSAGE']._serialized_end=651
-  _globals['_CHALLENGE']._serialized_start=653
-  _globals['_CHALLENGE']._serialized_end=717
-  _globals['_OPEN']._serialized_start=720
-  _globals['_OPEN']._serialized_end=911
-  _globals['_OPENED']._serialized_start=914
-  _globals['_OPENED']._serialized_end=1105
-  _globals['_TOOLOFFER']._serialized_start=1107
-  _globals['_TOOLOFFER']._serialized_end=1190
-  _globals['_LIMITS']._serialized_start=1192
-  _globals['_LIMITS']._serialized_end=1275
-  _globals['_DECLARE']._serialized_start=1278
-  _globals['_DECLARE']._serialized_end=1448
-  _globals['_GRANTED']._serialized_start=1451
-  _globals['_GRANTED']._serialized_end=1726
-  _globals['_REPORT']._serialized_start=1728
-  _globals['_REPORT']._serialized_end=1837
-  _globals['_SETTLED']._serialized_start=1839
-  _globals['_SETTLED']._serialized_end=1894
-  _globals['_RENEW']._serialized_start=1896
-  _globals['_RENEW']._serialized_end=1920
-  _globals['_CLOSE']._serialized_start=1922
-  _globals['_CLOSE']._serialized_end=1969
-  _globals['_REVOKED']._serialized_start=1971
-  _globals['_REVOKED']._serialized_end=2062
-  _globals['_CLOSED']._serialized_start=2064
-  _globals['_CLOSED']._serialized_end=2102
-  _globals['_AGENTGATEWAY']._serialized_start=2175
-  _globals['_AGENTGATEWAY']._serialized_end=2266
+  _globals['_AGENTMESSAGE']._serialized_end=348
+  _globals['_GATEWAYMESSAGE']._serialized_start=351
+  _globals['_GATEWAYMESSAGE']._serialized_end=741
+  _globals['_CHALLENGE']._serialized_start=743
+  _globals['_CHALLENGE']._serialized_end=807
+  _globals['_OPEN']._serialized_start=810
+  _globals['_OPEN']._serialized_end=1019
+  _globals['_OPENED']._serialized_start=1022
+  _globals['_OPENED']._serialized_end=1232
+  _globals['_TOOLOFFER']._serialized_start=1234
+  _globals['_TOOLOFFER']._serialized_end=1317
+  _globals['_LIMITS']._serialized_start=1319
+  _globals['_LIMITS']._serialized_end=1402
+  _globals['_DECLARE']._serialized_start=1405
+  _globals['_DECLARE']._serialized_end=1575
+  _globals['_GRANTED']._serialized_start=1578
+  _globals['_GRANTED']._serialized_end=1853
+  _globals['_REPORT']._serialized_start=1855
+  _globals['_REPORT']._serialized_end=1964
+  _globals['_SETTLED']._serialized_start=1966
+  _globals['_SETTLED']._serialized_end=2021
+  _globals['_RENEW']._serialized_start=2023
+  _globals['_RENEW']._serialized_end=2047
+  _globals['_HANDOFF']._serialized_start=2049
+  _globals['_HANDOFF']._serialized_end=2152
+  _globals['_HANDEDOFF']._serialized_start=2154
+  _globals['_HANDEDOFF']._serialized_end=2240
+  _globals['_CLOSE']._serialized_start=2242
+  _globals['_CLOSE']._serialized_end=2289
+  _globals['_REVOKED']._serialized_start=2291
+  _globals['_REVOKED']._serialized_end=2382
+  _globals['_CLOSED']._serialized_start=2384
+  _globals['_CLOSED']._serialized_end=2422
+  _globals['_AGENTGATEWAY']._serialized_start=2495
+  _globals['_AGENTGATEWAY']._serialized_end=2586
 # @@protoc_insertion_point(module_scope)

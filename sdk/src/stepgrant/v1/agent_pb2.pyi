@@ -56,6 +56,7 @@ class AgentMessage(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     RENEW_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    HAND_OFF_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     """Number of this request on this stream: 1, 2, 3, ... without a gap."""
     @_builtins.property
@@ -68,6 +69,8 @@ class AgentMessage(_message.Message):
     def renew(self) -> Global___Renew: ...
     @_builtins.property
     def close(self) -> Global___Close: ...
+    @_builtins.property
+    def hand_off(self) -> Global___HandOff: ...
     def __init__(
         self,
         *,
@@ -77,12 +80,13 @@ class AgentMessage(_message.Message):
         report: Global___Report | None = ...,
         renew: Global___Renew | None = ...,
         close: Global___Close | None = ...,
+        hand_off: Global___HandOff | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "declare", b"declare", "message", b"message", "open", b"open", "renew", b"renew", "report", b"report"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "declare", b"declare", "hand_off", b"hand_off", "message", b"message", "open", b"open", "renew", b"renew", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "declare", b"declare", "message", b"message", "open", b"open", "renew", b"renew", "report", b"report", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "declare", b"declare", "hand_off", b"hand_off", "message", b"message", "open", b"open", "renew", b"renew", "report", b"report", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "declare", "report", "renew", "close"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "declare", "report", "renew", "close", "hand_off"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -102,6 +106,7 @@ class GatewayMessage(_message.Message):
     SETTLED_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    HANDED_OFF_FIELD_NUMBER: _builtins.int
     reply_to: _builtins.int
     """Number of the request that this answers; 0 = pushed."""
     @_builtins.property
@@ -118,6 +123,8 @@ class GatewayMessage(_message.Message):
     def revoked(self) -> Global___Revoked: ...
     @_builtins.property
     def closed(self) -> Global___Closed: ...
+    @_builtins.property
+    def handed_off(self) -> Global___HandedOff: ...
     def __init__(
         self,
         *,
@@ -129,12 +136,13 @@ class GatewayMessage(_message.Message):
         settled: Global___Settled | None = ...,
         revoked: Global___Revoked | None = ...,
         closed: Global___Closed | None = ...,
+        handed_off: Global___HandedOff | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "closed", b"closed", "denied", b"denied", "granted", b"granted", "message", b"message", "opened", b"opened", "revoked", b"revoked", "settled", b"settled"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "closed", b"closed", "denied", b"denied", "granted", b"granted", "handed_off", b"handed_off", "message", b"message", "opened", b"opened", "revoked", b"revoked", "settled", b"settled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "closed", b"closed", "denied", b"denied", "granted", b"granted", "message", b"message", "opened", b"opened", "reply_to", b"reply_to", "revoked", b"revoked", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "closed", b"closed", "denied", b"denied", "granted", b"granted", "handed_off", b"handed_off", "message", b"message", "opened", b"opened", "reply_to", b"reply_to", "revoked", b"revoked", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["challenge", "opened", "granted", "denied", "settled", "revoked", "closed"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["challenge", "opened", "granted", "denied", "settled", "revoked", "closed", "handed_off"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -185,6 +193,7 @@ class Open(_message.Message):
     SUBJECT_TOKEN_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     ASSIGNMENT_FIELD_NUMBER: _builtins.int
+    HAND_OFF_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Protocol revision that the agent speaks; now 1, another is refused."""
     task_type: _builtins.str
@@ -213,6 +222,11 @@ class Open(_message.Message):
     Task type, parameters and purpose must be the assigned ones. Empty = nobody but the agent vouches for them, or a task
     that is taken up again.
     """
+    hand_off: _builtins.bytes
+    """The `ticket` of a hand-off (HandedOff), 32 bytes: opens a branch of the task that the step belongs to, once. Task type and
+    parameters must be those of that task, and it brings its own subject: `subject_token` is empty. Never with another ticket
+    or token.
+    """
     def __init__(
         self,
         *,
@@ -225,10 +239,11 @@ class Open(_message.Message):
         subject_token: _builtins.str = ...,
         resume_token: _builtins.bytes = ...,
         assignment: _builtins.bytes = ...,
+        hand_off: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "subject_token", b"subject_token", "task_type", b"task_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignment", b"assignment", "hand_off", b"hand_off", "instance_key", b"instance_key", "parameters_json", b"parameters_json", "purpose", b"purpose", "resume_token", b"resume_token", "revision", b"revision", "signature", b"signature", "subject_token", b"subject_token", "task_type", b"task_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,6 +262,7 @@ class Opened(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     LIVE_STEPS_FIELD_NUMBER: _builtins.int
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """ULID, 26 characters."""
     instance_id: _builtins.str
@@ -257,6 +273,8 @@ class Opened(_message.Message):
     """
     resume_token: _builtins.bytes
     """What takes this task up again, once: 32 random bytes. Whoever holds it needs the instance key and the SVID as well."""
+    branch_id: _builtins.str
+    """The branch of the task that this stream works on: the `hand_off_id` that it came by, a ULID. Empty = the task itself."""
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolOffer]:
         """Tools that this task type could be permitted; at most 1,024."""
@@ -279,10 +297,11 @@ class Opened(_message.Message):
         limits: Global___Limits | None = ...,
         resume_token: _builtins.bytes = ...,
         live_steps: _abc.Iterable[_builtins.str] | None = ...,
+        branch_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_unix_ms", b"expires_unix_ms", "instance_id", b"instance_id", "limits", b"limits", "live_steps", b"live_steps", "resume_token", b"resume_token", "task_id", b"task_id", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "expires_unix_ms", b"expires_unix_ms", "instance_id", b"instance_id", "limits", b"limits", "live_steps", b"live_steps", "resume_token", b"resume_token", "task_id", b"task_id", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,6 +576,79 @@ class Renew(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Renew: _TypeAlias = Renew  # noqa: Y015
+
+@_typing.final
+class HandOff(_message.Message):
+    """Hands a live step of this stream on to another workload: it may open a branch of the task and declare children of that
+    step. A decision of its own (`task.hand_off`), default deny, and another one when the branch is opened. The branch ends
+    with the step.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    WORKLOAD_FIELD_NUMBER: _builtins.int
+    ENVELOPE_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    step_id: _builtins.str
+    """Live step of this stream; ULID, 26 characters."""
+    workload: _builtins.str
+    """SPIFFE ID of the one workload that may open the branch; at most 2,048 characters."""
+    purpose: _builtins.str
+    """What it is handed on for, in words; at most 1,024 characters."""
+    @_builtins.property
+    def envelope(self) -> _types_pb2.Envelope:
+        """What the branch may do: contained in what the step's own children may do. It has to be there."""
+
+    def __init__(
+        self,
+        *,
+        step_id: _builtins.str = ...,
+        workload: _builtins.str = ...,
+        envelope: _types_pb2.Envelope | None = ...,
+        purpose: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "purpose", b"purpose", "step_id", b"step_id", "workload", b"workload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandOff: _TypeAlias = HandOff  # noqa: Y015
+
+@_typing.final
+class HandedOff(_message.Message):
+    """The step is handed on: the branch can be opened for as long as the step lives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_ID_FIELD_NUMBER: _builtins.int
+    HAND_OFF_ID_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    step_id: _builtins.str
+    """Step that is handed on; ULID, 26 characters."""
+    hand_off_id: _builtins.str
+    """Its name in the ledger, and that of the branch; ULID, 26 characters."""
+    ticket: _builtins.bytes
+    """32 random bytes, for the receiver's `Open.hand_off`. Whoever holds them needs the SVID of the named workload as well."""
+    decision_id: _builtins.str
+    """Decision in the ledger; ULID, 26 characters."""
+    def __init__(
+        self,
+        *,
+        step_id: _builtins.str = ...,
+        hand_off_id: _builtins.str = ...,
+        ticket: _builtins.bytes = ...,
+        decision_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "hand_off_id", b"hand_off_id", "step_id", b"step_id", "ticket", b"ticket"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HandedOff: _TypeAlias = HandedOff  # noqa: Y015
 
 @_typing.final
 class Close(_message.Message):

@@ -26,7 +26,7 @@ from stepgrant.v1 import ledger_pb2 as stepgrant_dot_v1_dot_ledger__pb2
 from stepgrant.v1 import types_pb2 as stepgrant_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepgrant/v1/operator.proto\x12\x0cstepgrant.v1\x1a\x19stepgrant/v1/ledger.proto\x1a\x18stepgrant/v1/types.proto\"\x12\n\x10ListTasksRequest\"=\n\x11ListTasksResponse\x12(\n\x05tasks\x18\x01 \x03(\x0b\x32\x19.stepgrant.v1.TaskSummary\"\xe0\x01\n\x0bTaskSummary\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x10\n\x08workload\x18\x03 \x01(\t\x12\x16\n\x0eopened_unix_ms\x18\x04 \x01(\x03\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x12\n\nlive_steps\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12\x12\n\nvouched_by\x18\t \x01(\t\x12\x12\n\ndispatcher\x18\n \x01(\t\x12\x0f\n\x07subject\x18\x0b \x01(\t\"#\n\x10ListStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"=\n\x11ListStepsResponse\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.stepgrant.v1.StepSummary\"\xa6\x01\n\x0bStepSummary\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x18\n\x10\x64\x65\x63lared_unix_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x65xpires_unix_ms\x18\x07 \x01(\x03\x12\x16\n\x0eparent_step_id\x18\x08 \x01(\t\"J\n\x0eSetLockRequest\x12(\n\x08selector\x18\x01 \x01(\x0b\x32\x16.stepgrant.v1.Selector\x12\x0e\n\x06reason\x18\x02 \x01(\t\"Y\n\x0fSetLockResponse\x12 \n\x04lock\x18\x01 \x01(\x0b\x32\x12.stepgrant.v1.Lock\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x08\x12\x13\n\x0b\x65nded_steps\x18\x03 \x01(\r\"2\n\x0fLiftLockRequest\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"4\n\x10LiftLockResponse\x12 \n\x04lock\x18\x01 \x01(\x0b\x32\x12.stepgrant.v1.Lock\"\x12\n\x10ListLocksRequest\"6\n\x11ListLocksResponse\x12!\n\x05locks\x18\x01 \x03(\x0b\x32\x12.stepgrant.v1.Lock\"\x15\n\x13ReloadPolicyRequest\"\x93\x01\n\x14ReloadPolicyResponse\x12\x11\n\tactivated\x18\x01 \x01(\x08\x12\x15\n\rpolicy_digest\x18\x02 \x01(\t\x12-\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1b.stepgrant.v1.PolicyFinding\x12\x13\n\x0b\x65nded_steps\x18\x04 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x05 \x01(\r\"`\n\rPolicyFinding\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tpolicy_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07nearest\x18\x05 \x01(\t\";\n\x11TailLedgerRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x32\xab\x04\n\x08Operator\x12L\n\tListTasks\x12\x1e.stepgrant.v1.ListTasksRequest\x1a\x1f.stepgrant.v1.ListTasksResponse\x12L\n\tListSteps\x12\x1e.stepgrant.v1.ListStepsRequest\x1a\x1f.stepgrant.v1.ListStepsResponse\x12\x46\n\x07SetLock\x12\x1c.stepgrant.v1.SetLockRequest\x1a\x1d.stepgrant.v1.SetLockResponse\x12I\n\x08LiftLock\x12\x1d.stepgrant.v1.LiftLockRequest\x1a\x1e.stepgrant.v1.LiftLockResponse\x12L\n\tListLocks\x12\x1e.stepgrant.v1.ListLocksRequest\x1a\x1f.stepgrant.v1.ListLocksResponse\x12U\n\x0cReloadPolicy\x12!.stepgrant.v1.ReloadPolicyRequest\x1a\".stepgrant.v1.ReloadPolicyResponse\x12K\n\nTailLedger\x12\x1f.stepgrant.v1.TailLedgerRequest\x1a\x1a.stepgrant.v1.LedgerRecord0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepgrant/v1/operator.proto\x12\x0cstepgrant.v1\x1a\x19stepgrant/v1/ledger.proto\x1a\x18stepgrant/v1/types.proto\"\x12\n\x10ListTasksRequest\"=\n\x11ListTasksResponse\x12(\n\x05tasks\x18\x01 \x03(\x0b\x32\x19.stepgrant.v1.TaskSummary\"\x82\x02\n\x0bTaskSummary\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\ttask_type\x18\x02 \x01(\t\x12\x10\n\x08workload\x18\x03 \x01(\t\x12\x16\n\x0eopened_unix_ms\x18\x04 \x01(\x03\x12\x17\n\x0f\x65xpires_unix_ms\x18\x05 \x01(\x03\x12\x12\n\nlive_steps\x18\x06 \x01(\r\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12\x12\n\nvouched_by\x18\t \x01(\t\x12\x12\n\ndispatcher\x18\n \x01(\t\x12\x0f\n\x07subject\x18\x0b \x01(\t\x12\x11\n\tbranch_id\x18\x0c \x01(\t\x12\r\n\x05\x63hain\x18\r \x03(\t\"#\n\x10ListStepsRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"=\n\x11ListStepsResponse\x12(\n\x05steps\x18\x01 \x03(\x0b\x32\x19.stepgrant.v1.StepSummary\"\xa6\x01\n\x0bStepSummary\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x18\n\x10\x64\x65\x63lared_unix_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x65xpires_unix_ms\x18\x07 \x01(\x03\x12\x16\n\x0eparent_step_id\x18\x08 \x01(\t\"J\n\x0eSetLockRequest\x12(\n\x08selector\x18\x01 \x01(\x0b\x32\x16.stepgrant.v1.Selector\x12\x0e\n\x06reason\x18\x02 \x01(\t\"Y\n\x0fSetLockResponse\x12 \n\x04lock\x18\x01 \x01(\x0b\x32\x12.stepgrant.v1.Lock\x12\x0f\n\x07\x64urable\x18\x02 \x01(\x08\x12\x13\n\x0b\x65nded_steps\x18\x03 \x01(\r\"2\n\x0fLiftLockRequest\x12\x0f\n\x07lock_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"4\n\x10LiftLockResponse\x12 \n\x04lock\x18\x01 \x01(\x0b\x32\x12.stepgrant.v1.Lock\"\x12\n\x10ListLocksRequest\"6\n\x11ListLocksResponse\x12!\n\x05locks\x18\x01 \x03(\x0b\x32\x12.stepgrant.v1.Lock\"\x15\n\x13ReloadPolicyRequest\"\x93\x01\n\x14ReloadPolicyResponse\x12\x11\n\tactivated\x18\x01 \x01(\x08\x12\x15\n\rpolicy_digest\x18\x02 \x01(\t\x12-\n\x08\x66indings\x18\x03 \x03(\x0b\x32\x1b.stepgrant.v1.PolicyFinding\x12\x13\n\x0b\x65nded_steps\x18\x04 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x05 \x01(\r\"`\n\rPolicyFinding\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\r\x12\x11\n\tpolicy_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07nearest\x18\x05 \x01(\t\";\n\x11TailLedgerRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x32\xab\x04\n\x08Operator\x12L\n\tListTasks\x12\x1e.stepgrant.v1.ListTasksRequest\x1a\x1f.stepgrant.v1.ListTasksResponse\x12L\n\tListSteps\x12\x1e.stepgrant.v1.ListStepsRequest\x1a\x1f.stepgrant.v1.ListStepsResponse\x12\x46\n\x07SetLock\x12\x1c.stepgrant.v1.SetLockRequest\x1a\x1d.stepgrant.v1.SetLockResponse\x12I\n\x08LiftLock\x12\x1d.stepgrant.v1.LiftLockRequest\x1a\x1e.stepgrant.v1.LiftLockResponse\x12L\n\tListLocks\x12\x1e.stepgrant.v1.ListLocksRequest\x1a\x1f.stepgrant.v1.ListLocksResponse\x12U\n\x0cReloadPolicy\x12!.stepgrant.v1.ReloadPolicyRequest\x1a\".stepgrant.v1.ReloadPolicyResponse\x12K\n\nTailLedger\x12\x1f.stepgrant.v1.TailLedgerRequest\x1a\x1a.stepgrant.v1.LedgerRecord0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,33 +38,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTASKSRESPONSE']._serialized_start=118
   _globals['_LISTTASKSRESPONSE']._serialized_end=179
   _globals['_TASKSUMMARY']._serialized_start=182
-  _globals['_TASKSUMMARY']._serialized_end=406
-  _globals['_LISTSTEPSREQUEST']._serialized_start=408
-  _globals['_LISTSTEPSREQUEST']._serialized_end=443
-  _globals['_LISTSTEPSRESPONSE']._serialized_start=445
-  _globals['_LISTSTEPSRESPONSE']._serialized_end=506
-  _globals['_STEPSUMMARY']._serialized_start=509
-  _globals['_STEPSUMMARY']._serialized_end=675
-  _globals['_SETLOCKREQUEST']._serialized_start=677
-  _globals['_SETLOCKREQUEST']._serialized_end=751
-  _globals['_SETLOCKRESPONSE']._serialized_start=753
-  _globals['_SETLOCKRESPONSE']._serialized_end=842
-  _globals['_LIFTLOCKREQUEST']._serialized_start=844
-  _globals['_LIFTLOCKREQUEST']._serialized_end=894
-  _globals['_LIFTLOCKRESPONSE']._serialized_start=896
-  _globals['_LIFTLOCKRESPONSE']._serialized_end=948
-  _globals['_LISTLOCKSREQUEST']._serialized_start=950
-  _globals['_LISTLOCKSREQUEST']._serialized_end=968
-  _globals['_LISTLOCKSRESPONSE']._serialized_start=970
-  _globals['_LISTLOCKSRESPONSE']._serialized_end=1024
-  _globals['_RELOADPOLICYREQUEST']._serialized_start=1026
-  _globals['_RELOADPOLICYREQUEST']._serialized_end=1047
-  _globals['_RELOADPOLICYRESPONSE']._serialized_start=1050
-  _globals['_RELOADPOLICYRESPONSE']._serialized_end=1197
-  _globals['_POLICYFINDING']._serialized_start=1199
-  _globals['_POLICYFINDING']._serialized_end=1295
-  _globals['_TAILLEDGERREQUEST']._serialized_start=1297
-  _globals['_TAILLEDGERREQUEST']._serialized_end=1356
-  _globals['_OPERATOR']._serialized_start=1359
-  _globals['_OPERATOR']._serialized_end=1914
+  _globals['_TASKSUMMARY']._serialized_end=440
+  _globals['_LISTSTEPSREQUEST']._serialized_start=442
+  _globals['_LISTSTEPSREQUEST']._serialized_end=477
+  _globals['_LISTSTEPSRESPONSE']._serialized_start=479
+  _globals['_LISTSTEPSRESPONSE']._serialized_end=540
+  _globals['_STEPSUMMARY']._serialized_start=543
+  _globals['_STEPSUMMARY']._serialized_end=709
+  _globals['_SETLOCKREQUEST']._serialized_start=711
+  _globals['_SETLOCKREQUEST']._serialized_end=785
+  _globals['_SETLOCKRESPONSE']._serialized_start=787
+  _globals['_SETLOCKRESPONSE']._serialized_end=876
+  _globals['_LIFTLOCKREQUEST']._serialized_start=878
+  _globals['_LIFTLOCKREQUEST']._serialized_end=928
+  _globals['_LIFTLOCKRESPONSE']._serialized_start=930
+  _globals['_LIFTLOCKRESPONSE']._serialized_end=982
+  _globals['_LISTLOCKSREQUEST']._serialized_start=984
+  _globals['_LISTLOCKSREQUEST']._serialized_end=1002
+  _globals['_LISTLOCKSRESPONSE']._serialized_start=1004
+  _globals['_LISTLOCKSRESPONSE']._serialized_end=1058
+  _globals['_RELOADPOLICYREQUEST']._serialized_start=1060
+  _globals['_RELOADPOLICYREQUEST']._serialized_end=1081
+  _globals['_RELOADPOLICYRESPONSE']._serialized_start=1084
+  _globals['_RELOADPOLICYRESPONSE']._serialized_end=1231
+  _globals['_POLICYFINDING']._serialized_start=1233
+  _globals['_POLICYFINDING']._serialized_end=1329
+  _globals['_TAILLEDGERREQUEST']._serialized_start=1331
+  _globals['_TAILLEDGERREQUEST']._serialized_end=1390
+  _globals['_OPERATOR']._serialized_start=1393
+  _globals['_OPERATOR']._serialized_end=1948
 # @@protoc_insertion_point(module_scope)

@@ -77,6 +77,8 @@ class TaskSummary(_message.Message):
     VOUCHED_BY_FIELD_NUMBER: _builtins.int
     DISPATCHER_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    BRANCH_ID_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """ULID, 26 characters."""
     task_type: _builtins.str
@@ -97,9 +99,15 @@ class TaskSummary(_message.Message):
     """SPIFFE ID of the dispatcher that assigned it; empty without an assignment."""
     subject: _builtins.str
     """User on whose behalf it runs, `issuer#sub`; empty = nobody's."""
+    branch_id: _builtins.str
+    """ULID of the branch, of a task whose step was handed on to `workload`; empty = the task itself."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that the task carries."""
+
+    @_builtins.property
+    def chain(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SPIFFE IDs of the workloads from the one that opened the task to `workload`; at most 4."""
 
     def __init__(
         self,
@@ -115,10 +123,12 @@ class TaskSummary(_message.Message):
         vouched_by: _builtins.str = ...,
         dispatcher: _builtins.str = ...,
         subject: _builtins.str = ...,
+        branch_id: _builtins.str = ...,
+        chain: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatcher", b"dispatcher", "expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "subject", b"subject", "task_id", b"task_id", "task_type", b"task_type", "vouched_by", b"vouched_by", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_id", b"branch_id", "chain", b"chain", "dispatcher", b"dispatcher", "expires_unix_ms", b"expires_unix_ms", "labels", b"labels", "live_steps", b"live_steps", "opened_unix_ms", b"opened_unix_ms", "steps", b"steps", "subject", b"subject", "task_id", b"task_id", "task_type", b"task_type", "vouched_by", b"vouched_by", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
