@@ -39,7 +39,7 @@ EFFECTS: Final = ("read", "write", "delete", "egress", "execute")
 _SERVER: Final = re.compile(r"[a-z][a-z0-9_]{0,126}")
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _RESERVED_SERVERS: Final = frozenset(["task"])
-"""`task.open` and `task.assign` are actions of their own."""
+"""`task.open` and the like are actions of their own."""
 _RESERVED_TYPES: Final = frozenset(
     (
         *("true", "false", "if", "then", "else", "in", "is", "like", "has", "Task"),

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from stepgrant.errors import ArgumentsInvalidError, Denial
 from stepgrant.json_text import json_writer
-from stepgrant_gateway.core.decision import Question, TaskFacts
+from stepgrant_gateway.core.decision import HandingOn, Question, TaskFacts
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.principal import Subject
 from stepgrant_gateway.policy.arguments import admit, cedar_decimal
@@ -18,7 +18,7 @@ from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.reads import EVERYTHING, Reads
 
 GATEWAY_ID: Final = "gateway"
-"""The one resource of `task.open` and `task.assign`."""
+"""The one resource of the actions of a task as a whole."""
 
 _SCHEME: Final = "spiffe://"
 _MILLISECOND: Final = timedelta(milliseconds=1)
@@ -52,7 +52,8 @@ class Parties:
 
 
 def parties_of(catalog: LoadedCatalog, question: Question) -> Parties:
-    """The task, the action and the target (or, for the task as a whole, the gateway), and its dispatcher, if it has one.
+    """The task, the action and the target (or, for the task as a whole, the gateway), and whom its context names: who
+    assigns or assigned it, or who hands on to whom.
 
     Raises:
         UnrepresentableError: a parameter is not what the catalog says.
@@ -65,9 +66,7 @@ def parties_of(catalog: LoadedCatalog, question: Question) -> Parties:
         groups = [_uid("TargetGroup", group) for group in call.target_groups]
     principal = _principal(catalog, question.task)
     entities = [principal, {"uid": resource, "attrs": {}, "parents": groups}]
-    if call is None and question.dispatcher:
-        above = [_uid("Dispatcher", prefix) for prefix in workload_prefixes(question.dispatcher)[:-1]]
-        entities.append({"uid": _uid("Dispatcher", question.dispatcher), "attrs": {}, "parents": above})
+    entities += [_below_its_path(kind, name) for kind, name in sorted(_named(question))]
     return Parties(principal["uid"], _uid("Action", question.action), resource, entities)
 
 
@@ -75,11 +74,13 @@ def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYT
     """What the policies that read no more than `reads` can see beside the parties; the whole context by default.
 
     Raises:
-        UnrepresentableError: a budget or a time is not what the catalog says, or beyond what Cedar holds.
+        UnrepresentableError: a budget, a time or the tool of what is handed on is not what the catalog says, or beyond
+            what Cedar holds.
     """
     call = question.call
     context: dict[str, Any] = {}
     budgets = _budget(catalog, question)
+    handed_on = _handing_on(catalog, question.handing_on) if question.handing_on is not None else None
     if reads.nothing:
         return context
     if reads.of("budget"):
@@ -98,6 +99,9 @@ def context_of(catalog: LoadedCatalog, question: Question, reads: Reads = EVERYT
         for name, shown in call.view.items():
             if reads.of(name):
                 context[name] = reads.only(name, shown)
+    elif handed_on is not None:
+        if reads.of("hand_off"):
+            context["hand_off"] = reads.only("hand_off", handed_on)
     elif question.assigning:
         if reads.of("assign"):
             context["assign"] = {"by": _reference("Dispatcher", question.dispatcher)}
@@ -113,6 +117,20 @@ def workload_prefixes(workload: str) -> tuple[str, ...]:
     for segment in segments:
         prefixes.append(f"{prefixes[-1]}/{segment}")
     return tuple(prefixes)
+
+
+def _named(question: Question) -> set[tuple[str, str]]:
+    """By type and SPIFFE ID, each once: Cedar takes no entity twice, and anybody may hand on to itself."""
+    if question.call is not None:
+        return set()
+    if question.handing_on is not None:
+        return {("Workload", question.handing_on.giver), ("Workload", question.handing_on.receiver)}
+    return {("Dispatcher", question.dispatcher)} if question.dispatcher else set()
+
+
+def _below_its_path(kind: str, spiffe_id: str) -> dict[str, Any]:
+    above = [_uid(kind, prefix) for prefix in workload_prefixes(spiffe_id)[:-1]]
+    return {"uid": _uid(kind, spiffe_id), "attrs": {}, "parents": above}
 
 
 def _principal(catalog: LoadedCatalog, task: TaskFacts) -> dict[str, Any]:
@@ -163,6 +181,17 @@ def _opening(question: Question) -> dict[str, Any]:
     if question.dispatcher:
         shown["dispatcher"] = _reference("Dispatcher", question.dispatcher)
     return shown
+
+
+def _handing_on(catalog: LoadedCatalog, handing_on: HandingOn) -> dict[str, Any]:
+    if handing_on.tool not in catalog.tools:
+        # A step that was granted under an older catalog.
+        raise UnrepresentableError(f"the catalog has no tool {handing_on.tool}, so no step of it is handed on")
+    return {
+        "from": _reference("Workload", handing_on.giver),
+        "to": _reference("Workload", handing_on.receiver),
+        "tool": _reference("Tool", handing_on.tool),
+    }
 
 
 def _budget(catalog: LoadedCatalog, question: Question) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
-from stepgrant_gateway.core.decision import ASSIGN_ACTION, OPEN_ACTION
+from stepgrant_gateway.core.decision import ASSIGN_ACTION, HAND_OFF_ACTION, OPEN_ACTION
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.catalog_reader import EFFECTS
 from stepgrant_gateway.policy.parts import COLUMNS
@@ -32,6 +32,7 @@ TASK_STATE: Final = {
     "denials": "Long",
     "age": "duration",
 }
+HANDING_ON: Final = {"from": "Workload", "to": "Workload", "tool": "Tool"}
 STEP: Final = {"depth": "Long", "parent_tool?": "Tool", "chain": "Set<String>"}
 
 _Record = Callable[[Mapping[str, str]], str]
@@ -76,6 +77,8 @@ def _lines(catalog: LoadedCatalog, record: _Record) -> Iterator[str]:
     if catalog.dispatcher_roots:
         assigned = {"assign": record({"by": "Dispatcher"}), **EVERYWHERE}
         yield _action(ASSIGN_ACTION, "", principals, "Gateway", record(assigned))
+    handed_on = {"hand_off": record(HANDING_ON), **EVERYWHERE}
+    yield _action(HAND_OFF_ACTION, "", principals, "Gateway", record(handed_on))
     for name, schema in sorted(catalog.schemas.items()):
         groups = [*(effect for effect in EFFECTS if effect in schema.tool.effects), f"{name.partition('.')[0]}.*"]
         yield _action(name, f" in {json.dumps(groups)}", principals, "Target", record(_context(schema, record)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stepgrant_gateway.core.decision import ASSIGN_ACTION, OPEN_ACTION
+from stepgrant_gateway.core.decision import ASSIGN_ACTION, TASK_ACTIONS
 from stepgrant_gateway.policy.catalog import LoadedCatalog
 from stepgrant_gateway.policy.catalog_reader import EFFECTS
 
@@ -26,7 +26,7 @@ class Vocabulary:
 
     @property
     def actions(self) -> frozenset[str]:
-        """Every action that a request can have, `task.open` included, and `task.assign` where the catalog has dispatchers."""
+        """Every action that a request can have, those of the task as a whole included."""
         return self.tools | self.task_actions
 
 
@@ -42,7 +42,8 @@ def vocabulary_of(catalog: LoadedCatalog) -> Vocabulary:
         task_types=frozenset(catalog.task_types),
         type_groups=type_groups,
         tools=frozenset(catalog.tools),
-        task_actions=frozenset({OPEN_ACTION, ASSIGN_ACTION} if catalog.dispatcher_roots else {OPEN_ACTION}),
+        # Nobody can assign where the catalog has no dispatchers.
+        task_actions=TASK_ACTIONS if catalog.dispatcher_roots else TASK_ACTIONS - {ASSIGN_ACTION},
         action_groups={**groups, **servers},
         enumerations={
             "TaskGroup": catalog.task_groups,

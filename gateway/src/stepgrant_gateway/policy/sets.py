@@ -132,7 +132,7 @@ class LoadedPolicySet:
         what = (
             (call.tool.name, call.target, call.target_groups)
             if call is not None
-            else (question.action, question.dispatcher)
+            else (question.action, question.dispatcher, question.handing_on)
         )
         key = (task.task_id, task.task_type, task.workload, what)
         known = self._grounds.get(key)

@@ -8,7 +8,7 @@ from decimal import Decimal
 import cedarpy
 import pytest
 
-from stepgrant_gateway.core.decision import Question, StepFacts, TaskFacts
+from stepgrant_gateway.core.decision import HandingOn, Question, StepFacts, TaskFacts
 from stepgrant_gateway.policy.catalog import load_catalog
 from stepgrant_gateway.policy.entities import UnrepresentableError, context_of, parties_of, workload_prefixes
 from stepgrant_gateway.policy.reads import Reads
@@ -173,6 +173,63 @@ def test_who_assigns_is_seen_with_all_that_it_lies_below_and_fits_the_schema(ass
     assert ("assign" in context, "open" in context) == (assigning, not assigning)
     narrow = context_of(DESK, question, Reads({"open": frozenset({"vouched_by"}), "assign": frozenset({"by"})}))
     assert narrow.get("open") == (None if assigning else {"vouched_by": "assignment"})
+
+
+PAYMENTS = "spiffe://dev.stepgrant.test/agent/payments"
+HANDING = replace(QUESTION, step=StepFacts(), call=None, handing_on=HandingOn(AGENT, PAYMENTS, "orders.refund"))
+HAND_OFF = 'principal is Task::Refund, action == Action::"task.hand_off", resource is Gateway'
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        (f'context.hand_off.to == Workload::"{PAYMENTS}"', True),
+        ('context.hand_off.to in Workload::"spiffe://dev.stepgrant.test/agent"', True),
+        ('context.hand_off.to in Workload::"spiffe://dev.stepgrant.test"', True),
+        ('context.hand_off.to in Workload::"spiffe://dev.stepgrant.test/agent/pay"', False),
+        (f'context.hand_off.to in Workload::"{AGENT}"', False),
+        ('context.hand_off.from in Workload::"spiffe://dev.stepgrant.test/agent/support"', True),
+        (f'context.hand_off.from in Workload::"{PAYMENTS}"', False),
+        ('context.hand_off.tool == Tool::"orders.refund"', True),
+        ('context.hand_off.tool == Tool::"orders.get"', False),
+        (f'principal in Workload::"{AGENT}" && context.step.depth == 0', True),
+        # The receiver is who it is asked about once, and never whom the task is in otherwise.
+        (f'principal in Workload::"{PAYMENTS}"', False),
+    ],
+)
+def test_who_hands_on_to_whom_is_seen_with_all_that_they_lie_below(condition, holds):
+    assert allowed(HANDING, condition, HAND_OFF) is holds
+
+
+@pytest.mark.parametrize(
+    "receiver", [AGENT, f"{AGENT}/tool", "spiffe://dev.stepgrant.test/agent", "spiffe://partner.test/x"]
+)
+def test_a_receiver_may_be_the_giver_or_lie_above_or_below_it(receiver):
+    """Cedar takes no entity twice."""
+    handing = replace(HANDING, handing_on=HandingOn(AGENT, receiver, "orders.get"))
+    assert allowed(handing, f'context.hand_off.to == Workload::"{receiver}"', HAND_OFF)
+    assert allowed(handing, f'context.hand_off.from in Workload::"{AGENT}"', HAND_OFF)
+    above = receiver.rpartition("/")[0]
+    assert allowed(handing, f'context.hand_off.to in Workload::"{above}"', HAND_OFF)
+
+
+def test_only_what_is_read_of_a_hand_off_stands_in_the_context():
+    assert context_of(CATALOG, HANDING, Reads({"hand_off": frozenset({"to"})})) == {
+        "hand_off": {"to": {"__entity": {"type": "Workload", "id": PAYMENTS}}}
+    }
+    assert context_of(CATALOG, HANDING, Reads({})) == {}
+    assert not {"open", "assign"} & context_of(CATALOG, HANDING).keys()
+
+
+@pytest.mark.parametrize("reads", [Reads({}), Reads({"hand_off": frozenset({"to"})})])
+def test_inv_02_a_step_of_a_tool_that_is_gone_is_not_handed_on(reads):
+    with pytest.raises(UnrepresentableError):
+        context_of(CATALOG, replace(HANDING, handing_on=HandingOn(AGENT, PAYMENTS, "orders.gone")), reads)
+
+
+def test_who_assigned_a_task_has_no_part_in_handing_it_on():
+    """So that steps of an assigned task can be handed on also where the catalog's dispatchers are gone by now."""
+    assert allowed(replace(HANDING, dispatcher=TICKETS), "true", HAND_OFF)
 
 
 def test_a_catalog_without_dispatchers_knows_none():

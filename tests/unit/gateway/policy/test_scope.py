@@ -24,7 +24,12 @@ def scope(text: str):
         ('action in [Action::"egress", Action::"orders.refund"]', {"mail.send", "orders.refund"}),
         ('action in Action::"execute"', set()),
         ('action == Action::"task.open"', {"task.open"}),
-        ("action", {"orders.get", "orders.search", "orders.refund", "mail.read", "mail.send", "task.open"}),
+        ('action == Action::"task.hand_off"', {"task.hand_off"}),
+        ('action == Action::"task.assign"', set()),
+        (
+            "action",
+            {"orders.get", "orders.search", "orders.refund", "mail.read", "mail.send", "task.open", "task.hand_off"},
+        ),
     ],
 )
 def test_actions_are_resolved_through_their_groups(action: str, applies_to: set[str]):
