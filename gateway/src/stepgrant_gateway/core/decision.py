@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -218,6 +218,19 @@ NO_PERMIT: Final = Refused(
     "use a task type and tools that are offered to this workload, with the task's own values; else ask the operator.",
 )
 """The answer to all that an agent's own task type cannot reach, whether it exists or not (invariant 12)."""
+
+
+def all_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """The verdict over a chain, from that over each workload in it: the first refusal, or the permits of all, each once.
+
+    Nobody asked is nobody permitted. What comes after a refusal is not looked at.
+    """
+    permits: dict[PermitTerms, None] = {}
+    for verdict in verdicts:
+        if isinstance(verdict, Refused):
+            return verdict
+        permits.update(dict.fromkeys(verdict.permits))
+    return Permitted(tuple(permits)) if permits else NO_PERMIT
 
 
 def refuse_uncounted(budgets: Mapping[str, Budget], call: Call, subject: Subject | None) -> Refused | None:
