@@ -17,6 +17,8 @@ GRANT_TYPE: Final = "stepgrant+jwt"
 GRANT_ALGORITHM: Final = "ES256"
 GRANT_VERSION: Final = 1
 MAX_GRANT_BYTES: Final = 4096
+MAX_CHAIN: Final = 4
+"""Workloads that a task can go through: whoever opened it, and three to whom it was handed on in turn."""
 GRANT_METADATA_KEY: Final = "stepgrant-grant"
 """gRPC metadata key and HTTP header that a grant travels in."""
 DPOP_HEADER: Final = "dpop"
@@ -62,6 +64,7 @@ class Binding(Enum):
 class GrantClaims:
     """The claims of one grant (design 4). Times are aware UTC with whole seconds.
 
+    `chain`: the workloads from the origin of the task to `subject`, who is its last, each once; at most MAX_CHAIN.
     `args_sha256` and `tool_digest` are 32 bytes; `confirmation` is the 32-byte thumbprint that `cnf` carries:
     `x5t#S256` (RFC 8705) for MTLS, `jkt` (RFC 7638) for KEY. `uses` None = not limited within the lifetime.
     """

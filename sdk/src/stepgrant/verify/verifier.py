@@ -19,7 +19,7 @@ from stepgrant.errors import (
     MisuseError,
     RefusalCode,
 )
-from stepgrant.grant import GRANT_TYPE, LEEWAY, MAX_GRANT_BYTES, Binding, GrantClaims, from_payload
+from stepgrant.grant import GRANT_TYPE, LEEWAY, MAX_CHAIN, MAX_GRANT_BYTES, Binding, GrantClaims, from_payload
 from stepgrant.ids import parse_ulid
 from stepgrant.intent import Json, digest
 from stepgrant.jws import parse_jws, verify_jws
@@ -87,6 +87,11 @@ class VerifiedCall:
     issuer_instance: str
 
     @property
+    def chain(self) -> tuple[str, ...]:
+        """SPIFFE IDs of the workloads that the task came through, from the one that opened it to the caller, who is last."""
+        return self.claims.chain
+
+    @property
     def on_behalf_of(self) -> SubjectId | None:
         """The user on whose behalf the caller's task runs, proven to the gateway by an OIDC token; None = nobody's."""
         return self.claims.on_behalf_of
@@ -138,9 +143,11 @@ def verify_grant(
         raise GrantRefusedError(RefusalCode.ISSUER, "the grant is of another installation's gateway.", _DECLARE)
     if claims.audience != expected.audience:
         raise GrantRefusedError(RefusalCode.AUDIENCE, "the grant is for another resource than this one.", _DECLARE)
-    # 6. The times. `exp` has no leeway, and the later of both clocks counts.
+    # 6. The chain: how the task came to whoever calls, in the one form that hand-offs give it (design 4).
+    _check_chain(claims)
+    # 7. The times. `exp` has no leeway, and the later of both clocks counts.
     _check_times(claims, now, feed.view.gateway_time(monotonic))
-    # 7. The holder: the proof that this audience asks for, and no other.
+    # 8. The holder: the proof that this audience asks for, and no other.
     audience = feed.view.audience(expected.audience)
     if audience is None:
         raise GrantRefusedError(
@@ -151,7 +158,7 @@ def verify_grant(
             RefusalCode.HOLDER, "the grant is bound in another way than this resource asks for.", _OWN
         )
     _check_holder(claims, holder, token, replay, now)
-    # 8. The call at hand: tool, its digest, the target that follows, the arguments.
+    # 9. The call at hand: tool, its digest, the target that follows, the arguments.
     if call.tool != claims.tool:
         raise GrantRefusedError(RefusalCode.TOOL, f"the grant is for another tool than {call.tool}.", _DECLARE)
     tool = audience.tools.get(call.tool)
@@ -167,7 +174,7 @@ def verify_grant(
         raise GrantRefusedError(RefusalCode.TARGET, "the call acts on another target than the grant is for.", _DECLARE)
     if not hmac.compare_digest(arguments_digest, claims.args_sha256):
         raise GrantRefusedError(RefusalCode.ARGUMENTS, "the call has other arguments than the grant is for.", _DECLARE)
-    # 9. Nothing ended it since, as far as a fresh view of its issuer knows.
+    # 10. Nothing ended it since, as far as a fresh view of its issuer knows.
     feed.view.refuse_dead(claims, instance, now, monotonic)
     return VerifiedCall(call.tool, dict(call.arguments), target, claims, instance)
 
@@ -180,6 +187,19 @@ def _check_ids(claims: GrantClaims) -> None:
             parse_spiffe_id(text, what="a workload of the grant")
     except InvalidInputError as error:
         raise GrantRefusedError(RefusalCode.CLAIMS, f"the grant's claims are not valid: {error}.", _DECLARE) from error
+
+
+def _check_chain(claims: GrantClaims) -> None:
+    chain = claims.chain
+    if len(chain) > MAX_CHAIN:
+        reason = f"`chain` has {len(chain)} members, more than {MAX_CHAIN}"
+    elif len(set(chain)) != len(chain):
+        reason = "`chain` names a workload twice"
+    elif chain[-1] != claims.subject:
+        reason = "`chain` does not end with `sub`"
+    else:
+        return
+    raise GrantRefusedError(RefusalCode.CLAIMS, f"the grant's claims are not valid: {reason}.", _DECLARE)
 
 
 def _check_times(claims: GrantClaims, now: datetime, gateway_now: datetime | None) -> None:

@@ -295,6 +295,20 @@ def test_claims_that_are_unknown_or_malformed_are_refused(resource, changes):
     assert refused(resource, token) is RefusalCode.CLAIMS
 
 
+A, B, C, D = (f"spiffe://acme.org/agent/{name}" for name in "abcd")
+ME = str(AGENT)
+
+
+@pytest.mark.parametrize("chain", [(A,), (ME, A), (ME, A, ME), (A, A, ME), (A, B, C, D, ME), ("a", ME)])
+def test_id_16_a_chain_that_no_hand_off_makes_is_refused(resource, chain):
+    assert refused(resource, resource.gateway.mint(chain=chain)) is RefusalCode.CLAIMS
+
+
+def test_id_16_the_chain_says_whom_a_task_came_through_and_sub_alone_who_may_use_the_grant(resource):
+    assert verify(resource, resource.gateway.mint(chain=(A, B, C, ME))).chain == (A, B, C, ME)
+    assert refused(resource, resource.gateway.mint(subject=A, chain=(ME, A))) is RefusalCode.HOLDER
+
+
 def test_a_claim_that_stands_twice_is_refused(resource):
     twice = payload(resource)[:-1] + b', "aud": "' + AUDIENCE.encode() + b'"}'
     assert refused(resource, resource.gateway.sign(header(resource), twice)) is RefusalCode.CLAIMS
