@@ -10,7 +10,7 @@ from typing import Any
 
 from stepgrant.errors import Denial
 from stepgrant.intent import from_python
-from stepgrant_gateway.core.decision import Question, StepFacts, TaskFacts
+from stepgrant_gateway.core.decision import HandingOn, Question, StepFacts, TaskFacts
 from stepgrant_gateway.policy.directory import read_directory
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.clock import START
@@ -45,6 +45,11 @@ def with_cedar(*policies: str) -> dict[str, bytes]:
 def opening(task: TaskFacts = REFUND) -> Question:
     """May this task be opened?"""
     return Question(task, StepFacts(), None, {"refunds": Decimal(0), "mails": Decimal(0)}, "x509", START)
+
+
+def handing_on(to: str, task: TaskFacts = REFUND, tool: str = "orders.refund", giver: str = AGENT) -> Question:
+    """May a step of this tool be handed on, as far as the task's own workload is concerned?"""
+    return replace(opening(task), handing_on=HandingOn(giver, to, tool))
 
 
 def asking(

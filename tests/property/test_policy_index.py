@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from stepgrant_gateway.core.decision import Permitted
 from stepgrant_gateway.policy.load import load_files
-from tests.kit.policy import AGENT, ORDER, REFUND, TRIAGE, asking, opening, with_cedar
+from tests.kit.policy import AGENT, ORDER, REFUND, TRIAGE, asking, handing_on, opening, with_cedar
 
 ROOT = "spiffe://dev.stepgrant.test/agent"
 WORKLOADS = [ROOT, AGENT, f"{AGENT}/7", f"{AGENT}-2", f"{ROOT}/triage"]
-ACTIONS = ["orders.get", "orders.search", "orders.refund", "mail.read", "mail.send", "task.open"]
+ACTIONS = ["orders.get", "orders.search", "orders.refund", "mail.read", "mail.send", "task.open", "task.hand_off"]
 ACTION_GROUPS = ["read", "write", "egress", "orders.*", "mail.*"]
 TARGETS = ["pg://orders", f"pg://orders/{ORDER}", "imap://support", "mail://outbox"]
 ARGUMENTS = {
@@ -54,6 +54,7 @@ parts = st.one_of(
     st.just("context.budget.mails < 2"),
     st.just("!(context has subject) && context.task has denials"),
     st.just("context.task == context.task && [context.step.depth].contains(1)"),
+    st.just(f'context has hand_off && context.hand_off.to in Workload::"{AGENT}"'),
     st.just('context.now > datetime("2026-01-01") && context.task.age < duration("1h")'),
 )
 conditions = st.lists(parts, max_size=3).map(lambda found: "".join(f" when {{ {part} }}" for part in found))
@@ -87,7 +88,8 @@ def assembled(policies: list[str]):
 def test_evaluation_with_and_without_the_index_is_equal(policies, workload, task, denials, labels):
     policy = assembled(policies)
     task = replace(task, workload=workload, denials=denials, labels=labels)
-    questions = [opening(task)] + [asking(policy, tool, arguments, task) for tool, arguments in ARGUMENTS.items()]
+    questions = [opening(task), handing_on(f"{AGENT}/7", task)]
+    questions += [asking(policy, tool, arguments, task) for tool, arguments in ARGUMENTS.items()]
     for question in questions:
         indexed = policy.evaluate(question)
         whole = policy.evaluate_without_index(question)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from stepgrant_gateway.core.decision import ASSIGN_ACTION
+from stepgrant_gateway.core.decision import ASSIGN_ACTION, HAND_OFF_ACTION
 from stepgrant_gateway.core.errors import Finding
 from stepgrant_gateway.policy.annotations import Annotations
 from stepgrant_gateway.policy.catalog import LoadedCatalog
-from stepgrant_gateway.policy.expressions import conjuncts, paths
+from stepgrant_gateway.policy.expressions import conjuncts, demanded_workload, paths
 from stepgrant_gateway.policy.findings import nearest
 from stepgrant_gateway.policy.scope import TASK_NAMESPACE, Vocabulary, actions_of, scope_entities
 from stepgrant_gateway.policy.statements import Statement
@@ -31,6 +31,7 @@ def check_permits(
             yield from _check_principal(statement, vocabulary)
             yield from _check_action(statement)
             yield from _check_dispatcher(statement, annotations[statement.number], vocabulary)
+            yield from _check_receiver(statement, annotations[statement.number], vocabulary)
             yield from _check_sinks(statement, annotations[statement.number], catalog, vocabulary)
 
 
@@ -42,7 +43,7 @@ def check_needless_unbound(
 ) -> Iterator[Finding]:
     """Warnings: an @unbound that excuses nothing hides the one that is added by mistake later."""
     for statement in statements:
-        anyone = _for_any_dispatcher(statement, vocabulary)
+        anyone = _for_any_dispatcher(statement, vocabulary) or _for_any_receiver(statement, vocabulary)
         if annotations[statement.number].unbound and not anyone and not _open_sinks(statement, catalog, vocabulary):
             yield statement.finding("@unbound excuses nothing: every sink argument is named by a condition.")
 
@@ -85,9 +86,34 @@ def _check_dispatcher(statement: Statement, annotations: Annotations, vocabulary
 
 def _for_any_dispatcher(statement: Statement, vocabulary: Vocabulary) -> bool:
     """True if a policy is about assigning, and no condition uses who does it."""
-    named = {path for part in conjuncts(statement.document["conditions"]) for path in paths(part)}
     about = ASSIGN_ACTION in actions_of(statement.document, vocabulary)
-    return about and ("context", "assign", "by") not in named
+    return about and ("context", "assign", "by") not in _named(statement)
+
+
+def _check_receiver(statement: Statement, annotations: Annotations, vocabulary: Vocabulary) -> Iterator[Finding]:
+    if not annotations.unbound and _for_any_receiver(statement, vocabulary):
+        yield statement.finding(
+            "No condition names context.hand_off.to, and no workload stands in the scope, so any workload could receive "
+            'a step of this task: say `context.hand_off.to in Workload::"spiffe://..."`, or why not with @unbound("...").'
+        )
+
+
+def _for_any_receiver(statement: Statement, vocabulary: Vocabulary) -> bool:
+    """True if a policy is about handing on, and binds neither who receives nor the workload that it is asked about.
+
+    The receiver is one of those: so a permit for a workload lets no other one receive.
+    """
+    if HAND_OFF_ACTION not in actions_of(statement.document, vocabulary):
+        return False
+    if any(entity["type"] == "Workload" for entity in scope_entities(statement.document["principal"])):
+        return False
+    demanded = map(demanded_workload, conjuncts(statement.document["conditions"]))
+    return not any(demanded) and ("context", "hand_off", "to") not in _named(statement)
+
+
+def _named(statement: Statement) -> frozenset[tuple[str, ...]]:
+    """What the conditions use the value of."""
+    return frozenset(path for part in conjuncts(statement.document["conditions"]) for path in paths(part))
 
 
 def _check_sinks(
@@ -106,8 +132,7 @@ def _open_sinks(statement: Statement, catalog: LoadedCatalog, vocabulary: Vocabu
     """Sink arguments that no condition uses the value of. `has` and `context.count` bind nothing."""
     named = {
         path[2]
-        for part in conjuncts(statement.document["conditions"])
-        for path in paths(part)
+        for path in _named(statement)
         if len(path) > 2 and path[:2] in {("context", "args"), ("context", "parts")}
     }
     return tuple(

@@ -74,6 +74,8 @@ def _describe(rule: Rule, part: Node, tools: frozenset[str]) -> NearMiss | None:
             return NearMiss(rule.place, "", f"call {first[0]} first, under a grant of its own, and then this.")
     if any(path[1] == "open" for path in named):
         return NearMiss(rule.place, "", "a dispatcher has to assign this task; open it with its assignment.")
+    if any(path[1] == "hand_off" for path in named):
+        return NearMiss(rule.place, "", "this step is not handed on, or not to this workload; do it yourself.")
     if ("context", "task", "labels") in named:
         return NearMiss(rule.place, "", "what this task has read does not go with this step; use a task of its own.")
     return None

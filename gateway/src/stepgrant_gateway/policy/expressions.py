@@ -122,6 +122,16 @@ def conjuncts(conditions: list[Any]) -> tuple[Node, ...]:
     return tuple(found)
 
 
+def demanded_workload(part: Node) -> Entity | None:
+    """The workload of `principal in Workload::"..."`; None for any other condition."""
+    membership = part.get("in")
+    if membership is None or membership["left"] != {"Var": "principal"}:
+        return None
+    literal = membership["right"].get("Value")
+    named = literal.get("__entity") if isinstance(literal, Mapping) else None
+    return Entity(named["type"], named["id"]) if named is not None and named["type"] == "Workload" else None
+
+
 def conjunction(parts: tuple[Node, ...]) -> Node:
     """One expression that holds when all parts do."""
     whole: Node = {"Value": True}

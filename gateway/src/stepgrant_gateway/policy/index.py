@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stepgrant_gateway.policy.expressions import Entity, conjuncts
+from stepgrant_gateway.policy.expressions import Entity, conjuncts, demanded_workload
 from stepgrant_gateway.policy.scope import scope_entities
 from stepgrant_gateway.policy.statements import Statement
 
@@ -129,12 +129,7 @@ def _principal_of(document: Mapping[str, Any]) -> tuple[_Principal, Entity | Non
 
 def _first_condition(document: Mapping[str, Any]) -> Entity | None:
     parts = conjuncts(document["conditions"][:1])
-    membership = parts[0].get("in") if parts else None
-    if membership is None or membership["left"] != {"Var": "principal"}:
-        return None
-    literal = membership["right"].get("Value")
-    named = literal.get("__entity") if isinstance(literal, Mapping) else None
-    return Entity(named["type"], named["id"]) if named is not None and named["type"] == "Workload" else None
+    return demanded_workload(parts[0]) if parts else None
 
 
 def _entity(named: tuple[Mapping[str, str], ...]) -> Entity | None:

@@ -1,3 +1,5 @@
+import pytest
+
 from stepgrant_gateway.policy.annotations import read_annotations
 from stepgrant_gateway.policy.catalog import load_catalog
 from stepgrant_gateway.policy.checks import check_needless_unbound, check_permits
@@ -47,6 +49,42 @@ def test_a_sink_may_be_left_open_with_a_reason_and_a_needless_reason_is_noticed(
 
 def test_a_forbid_may_be_as_wide_as_it_likes():
     assert not check('@id("x") forbid (principal, action, resource);')
+
+
+ROOT = "spiffe://dev.stepgrant.test/agent"
+HAND_OFF = '@id("x") %s permit (principal %s, action == Action::"task.hand_off", resource) %s;'
+IN_ROOT = f'is Task::Refund in Workload::"{ROOT}"'
+TO_ROOT = f'context.hand_off.to in Workload::"{ROOT}"'
+
+
+@pytest.mark.parametrize(
+    "scope", ["is Task::Refund", 'in TaskGroup::"support"', 'is Task::Refund in TaskGroup::"support"']
+)
+def test_inv_01_a_permit_to_hand_on_says_to_whom_or_why_to_anybody(scope: str):
+    for nobody in (
+        "",
+        'when { context.hand_off.tool == Tool::"orders.get" }',
+        f'when {{ context.hand_off.from in Workload::"{ROOT}" }}',
+        f'when {{ principal in Workload::"{ROOT}" || context.task.denials == 0 }}',
+        f'unless {{ principal in Workload::"{ROOT}" }}',
+        "when { context has hand_off && context.hand_off has to }",
+    ):
+        assert "any workload could receive" in check(HAND_OFF % ("", scope, nobody))[0]
+    assert not check(HAND_OFF % ("", scope, f"when {{ {TO_ROOT} }}"))
+    assert not check(HAND_OFF % ("", scope, f'when {{ context.task.denials == 0 && principal in Workload::"{ROOT}" }}'))
+    anybody = '@unbound("whoever the step needs")'
+    assert not check(HAND_OFF % (anybody, scope, ""))
+    assert not check(HAND_OFF % (anybody, scope, ""), check_needless_unbound)
+    assert check(HAND_OFF % (anybody, scope, f"when {{ {TO_ROOT} }}"), check_needless_unbound)
+
+
+def test_a_permit_for_a_workload_lets_no_other_one_receive():
+    assert not check(HAND_OFF % ("", IN_ROOT, ""))
+    assert check(HAND_OFF % ('@unbound("why")', IN_ROOT, ""), check_needless_unbound)
+
+
+def test_a_forbid_to_hand_on_needs_no_receiver():
+    assert not check('@id("x") forbid (principal, action == Action::"task.hand_off", resource);')
 
 
 DESK = load_catalog(desk_files())

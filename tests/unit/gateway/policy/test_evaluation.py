@@ -1,6 +1,7 @@
 """INV-02: default deny, a forbid wins, any error denies."""
 
 from dataclasses import replace
+from itertools import product
 
 import cedarpy
 import pytest
@@ -10,10 +11,13 @@ from stepgrant_gateway.core.decision import Permitted, PolicyPlace, Refused
 from stepgrant_gateway.policy import evaluation
 from stepgrant_gateway.policy.entities import UnrepresentableError, parties_of
 from stepgrant_gateway.policy.load import load_files
-from tests.kit.policy import CUSTOMER, ORDER, asking, with_cedar
+from tests.kit.policy import AGENT, CUSTOMER, ORDER, REFUND, asking, handing_on, opening, with_cedar
 
 GET = '@id("get") permit (principal is Task::Refund, action == Action::"orders.get", resource);'
 ERRING = '@id("errs") forbid (principal, action, resource) when { context.task.denials + 9223372036854775807 < 0 };'
+
+OPEN = '@id("open") permit (principal is Task::Refund, action == Action::"task.open", resource);'
+HAND_OFF = '@id("on") permit (principal is Task::Refund in Workload::"%s", action == Action::"task.hand_off", resource)'
 
 
 def verdict(*policies: str, **given):
@@ -87,6 +91,32 @@ def test_what_is_remembered_of_one_task_decides_nothing_for_another():
     another = replace(question.task, parameters={"order_id": "ord_00000043", "customer": CUSTOMER})
     answers = [policy.evaluate(asked) for asked in (question, replace(question, task=another), question)]
     assert [type(answer) for answer in answers] == [Permitted, Refused, Permitted]
+
+
+def test_what_is_remembered_of_one_hand_off_decides_nothing_for_another():
+    """Each question is asked behind every other one, and answered as by a set that remembers nothing."""
+    to = 'context.hand_off.to in Workload::"spiffe://dev.stepgrant.test/agent/payments"'
+    given = f'context.hand_off.from == Workload::"{AGENT}" && context.hand_off.tool == Tool::"orders.refund"'
+    hand_off = f"{HAND_OFF % AGENT} when {{ {to} && {given} }};"
+    policy = load_files(with_cedar(hand_off, OPEN))
+    payments = "spiffe://dev.stepgrant.test/agent/payments"
+    member = replace(REFUND, workload=payments)
+    questions = [
+        opening(),
+        handing_on(payments),
+        handing_on(f"{payments}/2"),
+        handing_on("spiffe://dev.stepgrant.test/agent/mail"),
+        handing_on(payments, tool="orders.get"),
+        handing_on(payments, giver=payments),
+        handing_on(payments, member),
+        opening(member),
+    ]
+    answers = [policy.evaluate_without_index(question) for question in questions]
+    assert [isinstance(answer, Permitted) for answer in answers] == [True, True, True, False, False, False, False, True]
+    for first, second in product(range(len(questions)), repeat=2):
+        policy._grounds.clear()
+        assert policy.evaluate(questions[first]) == answers[first]
+        assert policy.evaluate(questions[second]) == answers[second]
 
 
 def test_inv_02_no_decision_denies_even_without_an_error(monkeypatch: pytest.MonkeyPatch):

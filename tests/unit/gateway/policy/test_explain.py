@@ -3,7 +3,7 @@ import pytest
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.policy.load import load_files, load_policy
 from stepgrant_gateway.policy.sets import NO_PERMIT_NEXT, LoadedPolicySet
-from tests.kit.policy import ORDER, SUPPORT, TRIAGE, asking, with_cedar
+from tests.kit.policy import ORDER, SUPPORT, TRIAGE, asking, handing_on, with_cedar
 
 MAIL = {"to": ["jo@x.org"], "subject": "s", "body": "b"}
 
@@ -32,6 +32,18 @@ def test_a_denial_names_what_does_not_hold_in_the_nearest_permit(
     assert refused.argument == argument
     assert says in refused.next
     assert len(refused.places) == 1
+
+
+@pytest.mark.parametrize(
+    "part", ['to in Workload::"spiffe://dev.stepgrant.test/agent/x"', 'tool == Tool::"orders.get"']
+)
+def test_a_hand_off_that_is_denied_says_what_to_do_instead(part: str):
+    rule = '@id("h") @unbound("test") permit (principal is Task::Refund, action == Action::"task.hand_off", resource)'
+    policy = load_files(with_cedar(f"{rule} when {{ context.hand_off.{part} }};"))
+    refused = policy.evaluate(handing_on("spiffe://dev.stepgrant.test/agent/y"))
+    assert isinstance(refused, Refused)
+    assert "not handed on, or not to this workload" in refused.next
+    assert [place.policy_id for place in refused.places] == ["h"]
 
 
 def test_no_value_of_the_rule_or_of_the_call_is_said(policy: LoadedPolicySet):

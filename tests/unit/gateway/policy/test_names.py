@@ -103,3 +103,13 @@ def test_who_vouches_is_one_of_those_who_can():
 def test_nothing_is_assigned_where_the_catalog_has_no_dispatchers():
     assign = '@id("x") permit (principal is Task::Refund, action == Action::"task.assign", resource);'
     assert "No tool or group of tools is called `task.assign`" in check(check_names, assign)[0]
+
+
+def test_a_receiver_is_named_in_full_and_lies_under_the_workloads_of_the_catalog():
+    hand_off = '@id("x") forbid (principal, action == Action::"task.hand_off", resource) when { %s in Workload::"%s" };'
+    for who in ("context.hand_off.to", "context.hand_off.from"):
+        assert not check(check_names, hand_off % (who, "spiffe://dev.stepgrant.test/agent/payments"))
+        [bare] = check(check_names, hand_off % (who, "agent/payments"))
+        assert "is not a SPIFFE ID" in bare
+        [outside] = check(check_names, hand_off % (who, "spiffe://dev.stepgrant.test/agnet/payments"))
+        assert "does not lie under `workloads`" in outside
