@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import stepgrant
-from stepgrant.errors import DenialCode, Denied, StepgrantError
+from stepgrant.errors import DenialCode, Denied, Revoked, StepgrantError
 from stepgrant.grant import from_payload
 from stepgrant_gateway.cli.checks import State
 from stepgrant_gateway.cli.surroundings import examine
+from tests.kit.foreign import ForeignSigner
 from tests.kit.oidc import AUDIENCE, Issuer, authority_file, serving
 from tests.kit.running import ISSUER, SUPPORT_POLICY, Running, running_gateway
 from tests.kit.tokens import payload_of
@@ -130,3 +132,28 @@ async def test_id_04_no_claim_makes_another_workload_of_a_runner(
                 async with client.task("Triage", TRIAGE):
                     raise AssertionError("opened")
         assert "UNAUTHENTICATED" in str(error.value)
+
+
+async def test_inv_07_a_key_that_the_issuer_takes_back_ends_the_streams_of_whom_it_proved(
+    issuer: Issuer, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = {"repository_owner": "acme", "repository_id": "42", "ref": "refs/heads/main"}
+    async with running_gateway(
+        policy, settings=settings(issuer, authority_file(tmp_path)), jwt_ttl=timedelta(minutes=5)
+    ) as running:
+        now = datetime.now(UTC)
+        async with runner(running, tmp_path, issuer.token(now, "runner", **claims), monkeypatch) as client:
+            async with client.task("Triage", TRIAGE) as task:
+                with pytest.raises(Revoked) as revoked:
+                    async with task.step("mail.read", TRIAGE):
+                        issuer.signer = ForeignSigner.of("ES256", "two")
+                        issuer.publish()
+                        # Whoever comes with a key that is new is turned away, and has it looked for.
+                        other = tmp_path / "other"
+                        other.mkdir()
+                        async with runner(running, other, issuer.token(now, "r", **claims), monkeypatch) as next_one:
+                            with contextlib.suppress(StepgrantError):
+                                async with next_one.task("Triage", TRIAGE):
+                                    raise AssertionError("opened")
+                        await asyncio.wait_for(asyncio.Event().wait(), 10)
+                assert revoked.value.cause == "identity_lost"

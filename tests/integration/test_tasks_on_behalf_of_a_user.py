@@ -126,3 +126,31 @@ async def test_a_user_s_task_moves_to_the_next_svid_and_is_that_user_s_still(tmp
                     claims = from_payload(payload_of(step.grant.token))
                     assert claims.on_behalf_of == SubjectId(issuer.url, "u-17")
                     assert claims.task_id == task.id
+
+
+async def test_inv_07_a_key_that_the_issuer_takes_back_ends_the_tasks_of_whom_it_proved_and_no_others(
+    tmp_path: Path,
+) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        first, second = issuer.signer, ForeignSigner.of("ES256", "two")
+        issuer.publish(second)
+        async with running_gateway(policy, settings=settings(issuer, ca)) as running:
+            client = await running.client()
+            now = datetime.now(UTC)
+            by_second = second.sign(issuer.claims(now, "u-18"))
+            async with (
+                client.task("Refund", REFUND, subject_token=first.sign(issuer.claims(now))) as lost,
+                client.task("Refund", REFUND, subject_token=by_second) as kept,
+                kept.step("orders.get", ORDER),
+            ):
+                with pytest.raises(Revoked) as revoked:
+                    async with lost.step("orders.get", ORDER):
+                        issuer.signer = ForeignSigner.of("ES256", "three")
+                        issuer.publish(second)
+                        # A token by a key that is new has the keys looked for, and opens.
+                        async with client.task("Refund", REFUND, subject_token=issuer.token(now)):
+                            await asyncio.wait_for(asyncio.Event().wait(), 10)
+                assert revoked.value.cause == "subject_lost"
+                async with kept.step("orders.search", {"query": "x"}):
+                    pass

@@ -24,6 +24,7 @@ from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.subject import SubjectId
 from stepgrant_gateway.app.assigning import Assigning
 from stepgrant_gateway.app.delivering import Delivery, Signing
+from stepgrant_gateway.app.disowning import Disowning
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.granting import Granting
@@ -50,7 +51,7 @@ from stepgrant_gateway.storage.memory import MemoryLedger
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
 from tests.kit.clock import ManualClock
-from tests.kit.subjects import JO, KnownTokens, subject_of
+from tests.kit.subjects import JO, KEY, KnownTokens, subject_of
 
 T = TypeVar("T")
 SUPPORT = Path(__file__).parents[2] / "examples" / "demo" / "policy"
@@ -186,6 +187,7 @@ class Heart:
         self.logging_out = LoggingOut(
             state=self.state, clock=self.clock, journal=self.journal, endings=self.endings
         )  # fmt: skip
+        self.disowning = Disowning(state=self.state, endings=self.endings, prover=self.tokens)
         self.pushed: list[Pushed] = []
 
     def peer(self, spiffe_id: str = AGENT, *, lives: timedelta = timedelta(hours=1), leaf: bytes = b"leaf") -> Peer:
@@ -221,10 +223,12 @@ class Heart:
         request = OpenTask(task_type, given, "a test", jkt, subject_token=subject_token)
         return await self.tasks.open(peer or self.peer(), request, self.pushed.append)
 
-    def token(self, of: SubjectId = JO, *, lives: timedelta = timedelta(minutes=10), **claims: object) -> str:
-        """A token that proves this user for so long, with these claims."""
+    def token(
+        self, of: SubjectId = JO, *, lives: timedelta = timedelta(minutes=10), key: bytes = KEY, **claims: object
+    ) -> str:
+        """A token that proves this user for so long, with these claims, signed by this key of the issuer's."""
         token = f"token {len(self.tokens.tokens)}"
-        self.tokens.tokens[token] = subject_of(of, self.clock.now() + lives, claims)
+        self.tokens.tokens[token] = subject_of(of, self.clock.now() + lives, claims, key)
         return token
 
     async def take(

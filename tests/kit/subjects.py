@@ -17,6 +17,7 @@ from tests.kit.catalogs import SUPPORT
 LOGIN = "https://login.acme.test"
 JO = SubjectId(LOGIN, "u-17")
 MAX = SubjectId(LOGIN, "u-18")
+KEY = b"one".rjust(32)
 
 CLAIMS = """
 subject: # of the user's token
@@ -49,11 +50,13 @@ def subject_policy(folder: Path, rules: str = RULES) -> Path:
     return folder
 
 
-def subject_of(of: SubjectId, expires_at: datetime, claims: Mapping[str, object] | None = None) -> Subject:
-    """The user, with these claims."""
+def subject_of(
+    of: SubjectId, expires_at: datetime, claims: Mapping[str, object] | None = None, key: bytes = KEY
+) -> Subject:
+    """The user, with these claims, by a token that this key signed."""
     given: Json = from_python({"iss": of.issuer, "sub": of.subject, **(claims or {})})
     assert isinstance(given, dict)
-    return Subject(of, expires_at, given)
+    return Subject(of, expires_at, given, key)
 
 
 class KnownTokens:
@@ -61,7 +64,11 @@ class KnownTokens:
 
     def __init__(self) -> None:
         self.tokens: dict[str, Subject] = {}
+        self.keys = {KEY}
 
     def prove(self, token: str) -> Subject | Refused:
         unknown = Refused(DenialCode.SUBJECT_INVALID, "the token is of no issuer that is configured.", "get another.")
         return self.tokens.get(token, unknown)
+
+    def still_stands(self, subject: Subject) -> bool:
+        return subject.signed_by in self.keys

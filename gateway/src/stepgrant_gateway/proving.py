@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -23,14 +23,15 @@ class Provers:
     """`peers` judges certificates, `bearers` tokens that workloads show, `subjects` those of users (None: none are taken), `logouts`
     what their issuers say of their sessions.
 
-    `subscribe` has a callback called when an issuer of workloads has other keys: what was proven may be proven no more.
+    `users` and `workloads` are the issuers of the two: with other keys, what was proven may be proven no more.
     """
 
     peers: PeerVerifier
     bearers: Bearers
     subjects: SubjectProver | None
     logouts: LogoutTokens
-    subscribe: Callable[[Callable[[], object]], None]
+    users: Issuers
+    workloads: Issuers
 
 
 @asynccontextmanager
@@ -54,7 +55,7 @@ async def proving(config: Config, identity: IdentitySource, clock: Clock) -> Asy
             kinds.append(OidcBearers(config.identity.workloads, workloads, clock))
         subjects = OidcSubjects(users, clock.now) if config.identity.subjects else None
         logouts = LogoutTokens(users, clock.now)
-        yield Provers(PeerVerifier(bundles, clock.now), Bearers(kinds), subjects, logouts, workloads.subscribe)
+        yield Provers(PeerVerifier(bundles, clock.now), Bearers(kinds), subjects, logouts, users, workloads)
     finally:
         users.stop()
         workloads.stop()

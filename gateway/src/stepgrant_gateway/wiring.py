@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from stepgrant.errors import IdentityUnavailableError, StepgrantError
+from stepgrant.errors import IdentityUnavailableError
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.app.assigning import Assigning
 from stepgrant_gateway.app.delivering import Delivery, Signing
+from stepgrant_gateway.app.disowning import Disowning
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.folding import fold_ledger
@@ -63,6 +64,7 @@ from stepgrant_gateway.system import SystemClock, identity_source, system_entrop
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
 from stepgrant_gateway.tracing import Tracing, begin_tracing
+from stepgrant_gateway.trust import following
 from stepgrant_gateway.upkeep import Upkeep
 from stepgrant_gateway.web.metrics import Metrics
 
@@ -97,6 +99,7 @@ class Application:
     retention: Retention
     keys: SigningKeys
     logging_out: LoggingOut
+    disowning: Disowning
 
 
 class Gateway:
@@ -268,6 +271,7 @@ def _use_cases(
         retention=retention,
         keys=keys,
         logging_out=LoggingOut(state=state, clock=clock, journal=recorder, endings=endings),
+        disowning=Disowning(state=state, endings=endings, prover=provers.subjects),
     )
 
 
@@ -280,7 +284,11 @@ async def _face(
     quotas = quotas_of(config.limits, clock, world.observer)
     judges = Judges(provers.peers, provers.bearers, denied.record, quotas)
     live = LiveCalls(clock, judges.verify)
-    provers.subscribe(live.verify_again)
+    follow = following(
+        identity, provers.users, provers.workloads, live=live, disowning=application.disowning, keys=application.keys,
+        feed=application.feed,
+    )  # fmt: skip
+    stack.enter_context(follow)
     limits = agent_pb2.Limits(
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )
@@ -317,23 +325,6 @@ async def _face(
         await listeners.stop(DRAIN_GRACE)
 
     stack.push_async_callback(drain)
-    loop = asyncio.get_running_loop()
-
-    def changed() -> None:
-        """Keys are vouched for by the SVID of now, and who no longer verifies is gone."""
-        try:
-            for key in application.keys.announcements():
-                application.feed.publish(key)
-        except StepgrantError:
-            _log.exception(
-                "Signing keys could not be announced under the new SVID.", extra={"event": "keys_not_announced"}
-            )
-        live.verify_again()
-
-    def hear() -> None:
-        loop.call_soon_threadsafe(changed)
-
-    stack.callback(identity.subscribe(hear))
     pulse = Pulse(clock, denied.refill, lambda: _look(identity), oversight.look)
     pulse.start()
     await oversight.begin()

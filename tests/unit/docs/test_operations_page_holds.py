@@ -140,6 +140,7 @@ def test_every_log_event_of_an_alarm_is_logged_and_no_error_of_the_gateway_is_le
         "bundle_endpoint_recovered",
         "issuer_keys",
         "logged_out",
+        "subjects_lost",
     }
     assert logged - named - everyday == set()
 

@@ -126,6 +126,9 @@ class SubjectProver(Protocol):
         What it answers tells of the token only. It never waits: keys are fetched beforehand and beside.
         """
 
+    def still_stands(self, subject: Subject) -> bool:
+        """Whether the key that the subject's token was signed with is one of its issuer's, as they were fetched last."""
+
 
 class SvidSigner(Protocol):
     """Signs with the private key of the gateway's own X.509-SVID."""

@@ -39,8 +39,10 @@ class Subject:
     """The user on whose behalf a task runs, as the OIDC token proved that was shown when it was opened, or taken up.
 
     The token itself is not kept. `claims` are all of its claims: which of them policy sees, the catalog of now says.
+    `signed_by` names the issuer's key that signed it: 32 bytes, the SHA-256 of the key.
     """
 
     id: SubjectId
     expires_at: datetime
     claims: Mapping[str, Json] = field(repr=False)
+    signed_by: bytes

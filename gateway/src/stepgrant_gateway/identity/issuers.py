@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from stepgrant.errors import InvalidInputError
+from stepgrant.spiffe.subscribers import Subscribers
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.identity.discovery import OidcIssuer, fetch_keys
@@ -20,16 +21,17 @@ class Issuers:
     def __init__(self, settings: Sequence[OidcIssuer], clock: Clock) -> None:
         """Nothing is fetched yet."""
         self._settings = {of.issuer: of for of in settings}
-        self._subscribers: list[Callable[[], object]] = []
-        self._keys = {of.issuer: IssuerKeys(of.issuer, partial(fetch_keys, of), clock, self._notify) for of in settings}
+        self._subscribers = Subscribers()
+        changed = self._subscribers.notify
+        self._keys = {of.issuer: IssuerKeys(of.issuer, partial(fetch_keys, of), clock, changed) for of in settings}
 
     def __contains__(self, issuer: object) -> bool:
         """True for the `iss` of one that is configured."""
         return issuer in self._settings
 
-    def subscribe(self, callback: Callable[[], object]) -> None:
-        """Has `callback` called each time that an issuer has other keys than before."""
-        self._subscribers.append(callback)
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Has `callback` called each time that an issuer has other keys than before; returns what ends that."""
+        return self._subscribers.add(callback)
 
     async def begin(self) -> None:
         """Fetches all keys once. An issuer that is away is asked again later, and until then its tokens are refused.
@@ -69,6 +71,6 @@ class Issuers:
         """A token of this issuer names a key that is not known: True if its keys are being fetched, so that it may be soon."""
         return self._keys[issuer].missing()
 
-    def _notify(self) -> None:
-        for callback in self._subscribers:
-            callback()
+    def holds(self, issuer: str, key_sha256: bytes) -> bool:
+        """Whether the key is one of the issuer's still, as far as is known: keys that are too old are no reason to say no."""
+        return issuer in self._keys and self._keys[issuer].holds(key_sha256)

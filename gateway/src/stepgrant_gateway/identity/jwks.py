@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from stepgrant.compact import parse_members
 from stepgrant.errors import InvalidInputError
 from stepgrant.jose import VerificationKey, parse_key
@@ -19,10 +21,14 @@ _USES: Final[frozenset[str | None]] = frozenset({None, "sig"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeySet:
-    """The keys that an issuer signs with, by `kid`. Never empty. `digest`: SHA-256 of the document that they came in."""
+    """The keys that an issuer signs with, by `kid`. Never empty. `digest`: SHA-256 of the document that they came in.
+
+    `sha256` is of each key itself, by the same `kid`: see `key_sha256`.
+    """
 
     by_kid: Mapping[str, VerificationKey]
     digest: bytes
+    sha256: Mapping[str, bytes]
 
 
 def parse_key_set(document: bytes) -> KeySet:
@@ -55,4 +61,10 @@ def parse_key_set(document: bytes) -> KeySet:
     if not by_kid:
         why = f": {passed_over[0]}" if passed_over else ""
         raise InvalidInputError(f"the key set has no key to verify signatures with{why}")
-    return KeySet(by_kid, hashlib.sha256(document).digest())
+    sha256 = {kid: key_sha256(key) for kid, key in by_kid.items()}
+    return KeySet(by_kid, hashlib.sha256(document).digest(), sha256)
+
+
+def key_sha256(key: VerificationKey) -> bytes:
+    """The SHA-256 of a public key as its SubjectPublicKeyInfo in DER (RFC 5280, section 4.1.2.7), whatever it is called."""
+    return hashlib.sha256(key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()

@@ -50,12 +50,13 @@ class LogoutTokens:
         now = self._now()
         try:
             # 1., 2.
-            issuer, claims, trust = verified_claims(token, self._issuers.trust_in, _TYPES)
+            signed = verified_claims(token, self._issuers.trust_in, _TYPES)
         except UnknownKeyError as error:
             self._issuers.missing_key(error.issuer)
             raise
         # 3.
-        require_audience(claims, trust)
+        issuer, claims = signed.issuer, signed.claims
+        require_audience(claims, signed.trust)
         expires_at, _, issued_at = times(claims, now)
         if issued_at is None:
             raise InvalidInputError("it has no `iat`")

@@ -64,7 +64,7 @@ class Trust:
 class VerifiedOidcToken:
     """A token that was verified: who it is about, from when until when, and all of its claims, by which set of keys.
 
-    `not_before` is the later of `nbf` and `iat`, None without either.
+    `not_before` is the later of `nbf` and `iat`, None without either. `signed_by` is the SHA-256 of the key (`key_sha256`).
     """
 
     subject: SubjectId
@@ -72,6 +72,17 @@ class VerifiedOidcToken:
     not_before: datetime | None
     claims: Mapping[str, Json] = field(repr=False)
     keys: KeySet = field(repr=False)
+    signed_by: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedClaims:
+    """What an issuer has signed: its claims, the trust in it, and the SHA-256 of the key. More is not verified."""
+
+    issuer: str
+    claims: Mapping[str, Json] = field(repr=False)
+    trust: Trust
+    signed_by: bytes
 
 
 def verify_oidc_token(token: str, trusted: Callable[[str], Trust], now: datetime) -> VerifiedOidcToken:
@@ -84,7 +95,8 @@ def verify_oidc_token(token: str, trusted: Callable[[str], Trust], now: datetime
         InvalidInputError: it is not; the text says why, and holds nothing of the token.
     """
     # 1. to 4., but for what another kind of token has.
-    issuer, claims, trust = verified_claims(token, trusted, _TYPES)
+    signed = verified_claims(token, trusted, _TYPES)
+    claims, trust = signed.claims, signed.trust
     for name, meaning in (("events", "an event or a logout"), ("cnf", "a holder that has to prove possession")):
         if name in claims:
             raise InvalidInputError(f"it has the claim `{name}`: it is a token for {meaning}")
@@ -97,15 +109,14 @@ def verify_oidc_token(token: str, trusted: Callable[[str], Trust], now: datetime
     if not isinstance(subject, str):
         raise InvalidInputError("its `sub` is not a text")
     try:
-        return VerifiedOidcToken(SubjectId(issuer, subject), expires_at, not_before, claims, trust.keys)
+        about = SubjectId(signed.issuer, subject)
+        return VerifiedOidcToken(about, expires_at, not_before, claims, trust.keys, signed.signed_by)
     except InvalidIdError as error:
         raise InvalidInputError(f"{error}") from error
 
 
-def verified_claims(
-    token: str, trusted: Callable[[str], Trust], types: frozenset[str | None]
-) -> tuple[str, Mapping[str, Json], Trust]:
-    """The issuer of a token with a `typ` of `types`, its claims, which are that issuer's word, and the trust in it: steps 1 to 4.
+def verified_claims(token: str, trusted: Callable[[str], Trust], types: frozenset[str | None]) -> SignedClaims:
+    """What the issuer of a token with a `typ` of `types` has signed: steps 1 to 4.
 
     Raises:
         UnknownKeyError, InvalidInputError: as `verify_oidc_token`. Audience, times and what kind of token it is are still open.
@@ -126,7 +137,8 @@ def verified_claims(
         raise UnknownKeyError(issuer)
     payload = verify_foreign_jws(jws, key)
     # 4. The claims.
-    return issuer, parse_object(payload.decode("utf-8"), max_bytes=MAX_SUBJECT_TOKEN, what="the claims"), trust
+    claims = parse_object(payload.decode("utf-8"), max_bytes=MAX_SUBJECT_TOKEN, what="the claims")
+    return SignedClaims(issuer, claims, trust, trust.keys.sha256[kid])
 
 
 def require_audience(claims: Mapping[str, Json], trust: Trust) -> None:

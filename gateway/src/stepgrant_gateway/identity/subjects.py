@@ -38,7 +38,11 @@ class OidcSubjects:
             return KEY_COMES if self._issuers.missing_key(error.issuer) else _invalid(error)
         except InvalidInputError as error:
             return _invalid(error)
-        return Subject(verified.subject, verified.expires_at, verified.claims)
+        return Subject(verified.subject, verified.expires_at, verified.claims, verified.signed_by)
+
+    def still_stands(self, subject: Subject) -> bool:
+        """See `core.ports.SubjectProver`."""
+        return self._issuers.holds(subject.id.issuer, subject.signed_by)
 
 
 def _invalid(error: InvalidInputError) -> Refused:

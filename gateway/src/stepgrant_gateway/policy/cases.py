@@ -225,7 +225,7 @@ def _subject(value: Value, policy: LoadedPolicySet) -> Subject | Denial:
         claims = from_python({name: _plain(keys[name]) for name in keys if name not in {"iss", "sub"}})
     except StepgrantError as error:
         value.refuse(f"{error}.")
-    subject = Subject(of, CASE_FOREVER, claims if isinstance(claims, dict) else {})
+    subject = Subject(of, CASE_FOREVER, claims if isinstance(claims, dict) else {}, signed_by=b"")
     prepared = policy.catalog.prepare_subject(subject)
     return prepared if isinstance(prepared, Denial) else subject
 

@@ -14,10 +14,10 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._next = 0
 
-    def add(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def add(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Adds one and returns what removes it, as often as one likes."""
         with self._lock:
             self._next += 1

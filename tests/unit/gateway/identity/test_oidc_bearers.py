@@ -10,7 +10,6 @@ import pytest
 
 from stepgrant.errors import InvalidInputError
 from stepgrant.spiffe.ids import parse_spiffe_id
-from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.identity.discovery import OidcIssuer
 from stepgrant_gateway.identity.issuers import Issuers
 from stepgrant_gateway.identity.mapping import Mapped
@@ -90,9 +89,3 @@ async def test_what_was_remembered_does_not_outlive_the_key_nor_the_token_nor_th
         passed += REFRESH
     with pytest.raises(InvalidInputError, match="not known now"):
         judging.bearers.verify(token)
-
-
-async def test_a_file_without_keys_stops_the_start(tmp_path: Path) -> None:
-    issuers = Issuers([OidcIssuer("https://login.acme.test", AUDIENCE, jwks=tmp_path / "none.json")], ManualClock())
-    with pytest.raises(ConfigError, match=r"none\.json"):
-        await issuers.begin()
