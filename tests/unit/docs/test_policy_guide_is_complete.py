@@ -10,6 +10,8 @@ from stepgrant_gateway.cli.exits import Exit
 from stepgrant_gateway.cli.program import program
 from stepgrant_gateway.config import FEDERATION, SECTIONS
 from stepgrant_gateway.identity.settings import FederationSettings
+from stepgrant_gateway.policy.load import load_files
+from tests.kit.policy import support_files
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text(encoding="utf-8")
 READERS = Path(__file__).parents[3] / "gateway" / "src" / "stepgrant_gateway" / "policy"
@@ -47,3 +49,14 @@ def test_every_key_of_the_catalog_is_named() -> None:
         keys |= set(re.findall(r'"([a-z_]+)"', group))
     assert {"label_memory", "verifiers", "min_length", "free_form", "window"} <= keys
     assert sorted(key for key in keys if f"`{key}`" not in PAGE) == []
+
+
+def test_the_policy_and_the_cases_of_a_hand_off_hold() -> None:
+    """Over the support desk, in whose trust domain they are read."""
+    section = PAGE.partition("### Steps that are handed on")[2].partition("### What a decision does")[0]
+    [cedar] = re.findall(r"```cedar\n(.*?)```", section, re.DOTALL)
+    [cases] = re.findall(r"```yaml\n(.*?)```", PAGE.partition("## Golden cases")[2], re.DOTALL)
+    files = support_files()
+    more = {"handing.cedar": cedar, "tests/handing.yaml": cases}
+    read = {name: text.replace("//acme.org/", "//dev.stepgrant.test/").encode() for name, text in more.items()}
+    assert load_files({**files, **read}).case_count == load_files(files).case_count + cases.count("- name:")

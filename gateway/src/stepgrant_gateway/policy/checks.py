@@ -93,8 +93,8 @@ def _for_any_dispatcher(statement: Statement, vocabulary: Vocabulary) -> bool:
 def _check_receiver(statement: Statement, annotations: Annotations, vocabulary: Vocabulary) -> Iterator[Finding]:
     if not annotations.unbound and _for_any_receiver(statement, vocabulary):
         yield statement.finding(
-            "No condition names context.hand_off.to, and no workload stands in the scope, so any workload could receive "
-            'a step of this task: say `context.hand_off.to in Workload::"spiffe://..."`, or why not with @unbound("...").'
+            "No condition names context.hand_off.to, and the scope names no workload, so any could receive: say "
+            '`context.hand_off.to in Workload::"spiffe://..."`, or why not with @unbound("...").'
         )
 
 

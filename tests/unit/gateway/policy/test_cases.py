@@ -6,7 +6,8 @@ from stepgrant_gateway.policy.cases import count_cases, run_cases
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.assigned import write_assigned
-from tests.kit.policy import SUPPORT
+from tests.kit.handed import PAYMENTS, write_handed
+from tests.kit.policy import AGENT, SUPPORT
 from tests.kit.subjects import subject_policy
 
 TASK = (
@@ -16,6 +17,7 @@ TASK = (
 GET = "intent: {tool: orders.get, arguments: {order_id: ord_00000042}}"
 REFUND = "intent: {tool: orders.refund, arguments: {order_id: ord_00000042, amount: 40}}"
 GRANTED = "expect: {decision: granted}"
+EITHER = "either an `intent`, or `open: true`, or `assign: true`, or `hand_off: true`"
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,8 @@ def test_a_case_that_does_not_hold_is_found_at_its_line_with_what_came(policy: L
     ("lines", "line", "says"),
     [
         ((TASK, GET), 2, "a case lacks `expect`"),
-        ((TASK, GRANTED), 2, "either an `intent`, or `open: true`, or `assign: true`"),
-        ((TASK, GET, "open: true", GRANTED), 2, "either an `intent`, or `open: true`, or `assign: true`"),
+        ((TASK, GRANTED), 2, EITHER),
+        ((TASK, GET, "open: true", GRANTED), 2, EITHER),
         ((TASK, "open: false", GRANTED), 4, "`open` is true or is left out"),
         ((TASK, GET, GRANTED, "expects: 1"), 6, "no key `expects`"),
         ((TASK, "given: {complete: [orders.get]}", GET, GRANTED), 4, "no key `complete`"),
@@ -145,6 +147,67 @@ def test_a_child_is_held_to_the_envelope_of_its_parent(policy: LoadedPolicySet):
     assert run(policy, TASK, CHILD % ("ord_00000043", *PARENT), outside) == []
     assert run(policy, TASK, CHILD % ("ord_00000042", "orders.search", "query: x"), outside) == []
     assert "The parent itself is denied" in run(policy, TASK, CHILD % ("ord_00000042", "orders.refund", ""), outside)[0]
+
+
+ON = f'hand_off: {{from: "{AGENT}", to: "{PAYMENTS}", tool: orders.refund}}'
+CHAIN = f'chain: ["{AGENT}", "{PAYMENTS}"]'
+PAYING = TASK.replace(AGENT, PAYMENTS)
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory: pytest.TempPathFactory) -> LoadedPolicySet:
+    return load_policy(write_handed(tmp_path_factory.mktemp("handed")))
+
+
+def test_a_case_of_a_hand_off_asks_one_workload_or_each_of_a_chain(handed: LoadedPolicySet, policy: LoadedPolicySet):
+    denied = "expect: {decision: denied, code: no_permit}"
+    assert run(handed, TASK, f"given: {{{ON}}}", "hand_off: true", GRANTED) == []
+    assert run(handed, PAYING, f"given: {{{ON}}}", "hand_off: true", GRANTED) == []
+    assert run(handed, PAYING, f"given: {{{CHAIN}, {ON}}}", "hand_off: true", GRANTED) == []
+    mail = ON.replace("orders.refund", "mail.send")
+    assert run(handed, PAYING, f"given: {{{mail}}}", "hand_off: true", GRANTED) == []
+    [found] = run(handed, PAYING, f"given: {{{CHAIN}, {mail}}}", "hand_off: true", GRANTED)
+    assert f"record would say: refused for {AGENT}, one of the chain." in found
+    assert run(policy, TASK, f"given: {{{ON}}}", "hand_off: true", denied) == []
+
+
+def test_a_step_of_a_chain_is_granted_what_each_of_it_is_and_on_the_least_terms(handed: LoadedPolicySet):
+    given, child = f"given: {{{CHAIN}}}", CHILD % ("ord_00000042", *PARENT)
+    both = "policies: [refund-reads-an-order, payments-reads-quickly]"
+    assert run(handed, TASK, child, "expect: {decision: granted, ttl: 30s, uses: 1}") == []
+    assert run(handed, PAYING, given, child, f"expect: {{decision: granted, ttl: 5s, uses: 1, {both}}}") == []
+    here, there = f'"{AGENT}", "{PAYMENTS}"', f'"{PAYMENTS}", "{AGENT}"'
+    back = given.replace(here, there)
+    assert run(handed, TASK, back, child, f"expect: {{decision: granted, ttl: 5s, {both}}}") == []
+
+
+def test_a_workload_of_a_chain_that_is_forbidden_denies_it(tmp_path: Path):
+    directory = write_handed(tmp_path)
+    wall = f'@id("wall") forbid (principal in Workload::"{AGENT}", action == Action::"orders.get", resource)'
+    (directory / "wall.cedar").write_text(f"{wall} when {{ context.step.depth > 1 }};")
+    for of_others in ("handing.yaml", "refund.yaml"):
+        (directory / "tests" / of_others).unlink()
+    policy, child = load_policy(directory), CHILD % ("ord_00000042", *PARENT)
+    denied = "expect: {decision: denied, code: forbidden, policies: [wall]}"
+    assert run(policy, PAYING, child, GRANTED) == []
+    assert run(policy, PAYING, f"given: {{{CHAIN}}}", child, denied) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ((TASK, "hand_off: true"), "Say what is handed on"),
+        ((TASK, f"given: {{{ON}}}", "hand_off: false"), "`hand_off` is true or is left out"),
+        ((TASK, f"given: {{{ON}}}", "open: true"), "a part in `hand_off: true` only"),
+        ((TASK, f"given: {{{ON}}}", GET), "a part in `hand_off: true` only"),
+        ((PAYING, f"given: {{{CHAIN}}}", "open: true"), "A `chain` has a part in an `intent`"),
+        ((PAYING, f"given: {{{CHAIN}}}", GET), "name that as its `parent`"),
+        ((PAYING, f'given: {{dispatcher: "{AGENT}", {ON}}}', "hand_off: true"), "has a part in an opening only"),
+    ],
+)
+def test_what_has_no_part_in_a_case_is_refused(handed: LoadedPolicySet, lines: tuple[str, ...], says: str):
+    [found] = run(handed, *lines, GRANTED)
+    assert says in found
 
 
 def test_one_broken_case_hides_no_other_and_cases_are_counted(policy: LoadedPolicySet):

@@ -69,7 +69,7 @@ def test_inv_01_a_permit_to_hand_on_says_to_whom_or_why_to_anybody(scope: str):
         f'unless {{ principal in Workload::"{ROOT}" }}',
         "when { context has hand_off && context.hand_off has to }",
     ):
-        assert "any workload could receive" in check(HAND_OFF % ("", scope, nobody))[0]
+        assert "any could receive" in check(HAND_OFF % ("", scope, nobody))[0]
     assert not check(HAND_OFF % ("", scope, f"when {{ {TO_ROOT} }}"))
     assert not check(HAND_OFF % ("", scope, f'when {{ context.task.denials == 0 && principal in Workload::"{ROOT}" }}'))
     anybody = '@unbound("whoever the step needs")'
