@@ -16,7 +16,7 @@ from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.spiffe.source import IdentitySnapshot
 from stepgrant.v1 import verifier_pb2, verifier_pb2_grpc
 from stepgrant_gateway.identity.dev import DEV_TRUST_DOMAIN
-from tests.faults.rotating import PATIENCE, loaded
+from tests.faults.rotating import PARAMETERS, PATIENCE, loaded
 from tests.kit.running import IDENTITIES, ISSUER, Running, running_gateway
 from tests.kit.servers import ORDERS
 
@@ -93,6 +93,31 @@ async def test_id_08_a_new_authority_under_load_and_with_the_old_one_its_leaves_
         assert lost.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert await refused(running, old)
     assert load.refused == []
+
+
+async def test_id_08_a_step_lives_on_when_the_authority_goes_right_after_the_gateways_new_certificate() -> None:
+    """The agent came to its new SVID before the gateway did, so its connection is pinned to the earlier certificate."""
+    async with running_gateway() as running:
+        client = await running.client()
+        running.domain.prepare()
+        await rotate(running)
+        running.domain.activate()
+        await rotate(running, "agent/support")
+        async with (
+            client.task("Refund", PARAMETERS) as task,
+            task.step("orders.get", {"order_id": "ord_00000042"}) as step,
+        ):
+            link = next(iter(client._links._all))
+            await rotate(running, "gateway", "resource/orders", "resource/mail")
+            assert link.vouched_for()
+            running.domain.remove()
+            await rotate(running)
+            async with asyncio.timeout(PATIENCE):
+                while link in client._links._all:  # noqa: ASYNC110 - no event says "left"
+                    await asyncio.sleep(0.005)
+            assert not link.vouched_for()
+            await step.renew()
+            assert step.live
 
 
 async def refused(running: Running, old: IdentitySnapshot) -> bool:

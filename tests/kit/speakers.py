@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from stepgrant.clock import LoopClock
 from stepgrant.dpop import InstanceKey, open_message
 from stepgrant.ids import ulid
 from stepgrant.link import Address, Links
@@ -175,7 +176,7 @@ async def raw_agent(
     speaker: Speaker, identity: IdentitySource, key: InstanceKey | None = None
 ) -> AsyncIterator[RawAgent]:
     """A fresh stream to the gateway, authenticated and pinned as any; with this instance key or a new one."""
-    links = Links(speaker.address, speaker.gateway_id, identity, lambda: datetime.now(UTC))
+    links = Links(speaker.address, speaker.gateway_id, identity, LoopClock())
     link, _ = await links.acquire()
     call = link.stream()
     try:

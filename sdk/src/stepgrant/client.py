@@ -214,18 +214,18 @@ class Client:
             holder = Holder(link.snapshot, instance_key(os.getpid()), asyncio.get_running_loop(), self._identity)
             sign = functools.partial(_sign, holder)
             try:
+                token = functools.partial(link.unless_forsaken, resume_token)
                 result = await open_session(
-                    link.stream(), str(self._gateway_id), opening, sign, ends=ends, resume_token=resume_token
+                    link.stream(), str(self._gateway_id), opening, sign, ends=ends, resume_token=token
                 )
             except GatewayUnavailableError as error:
+                links.release(link)
                 if error.retry_after is not None:
-                    links.release(link)
                     if await patience.waits(error):
                         continue
                     raise
                 links.drop(link)
-                links.release(link)
-                if fresh:
+                if fresh and link.vouched_for():
                     raise
                 continue  # The pin may be that of an earlier certificate of the gateway: probe again.
             except BaseException:
@@ -236,7 +236,7 @@ class Client:
                 if await patience.waits(result):
                     continue
                 raise Denied(result, what=f"task {opening.task_type}")
-            return Hold(*result, holder, functools.partial(links.release, link))
+            return Hold(*result, holder, link.vouched_for, functools.partial(links.release, link))
 
     def _own_links(self, clock: Clock) -> Links:
         if self._closed:
@@ -246,7 +246,7 @@ class Client:
             raise MisuseError("this client belongs to another event loop or process: connect where it is used")
         self._loop = loop
         if self._links is None:
-            self._links = Links(self._address, self._server_id, self._identity, clock.now)
+            self._links = Links(self._address, self._server_id, self._identity, clock)
         return self._links
 
 

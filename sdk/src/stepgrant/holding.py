@@ -51,12 +51,20 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The task on one stream. `release` gives the stream's connection back."""
+    """The task on one stream. `vouched_for` says whether who is at its other end is still proven to be the gateway.
+
+    `release` gives the stream's connection back.
+    """
 
     session: Session
     opened: Opened
     holder: Holder
+    vouched_for: Callable[[], bool]
     release: Callable[[], None]
+
+    def outdated(self) -> bool:
+        """True if the task belongs on another stream: there is a newer identity, or this one's other end is not vouched for."""
+        return self.holder.outdated() or not self.vouched_for()
 
 
 OpenStream: TypeAlias = Callable[[Ends, GetToken], Awaitable[Hold]]

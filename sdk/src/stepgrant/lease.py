@@ -19,6 +19,7 @@ from stepgrant.errors import (
     StepgrantError,
     TaskClosedError,
 )
+from stepgrant.gate import Gate
 from stepgrant.holding import Hold, Holder, OpenStream, StepIntent
 from stepgrant.patience import Patience
 from stepgrant.pauses import GIVE_UP, LINGER, TRY_TO_MOVE, TRY_TO_TAKE_UP, Pauses
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 TAKEN_OVER: Final = "taken_over"
 """The code that the gateway closes a stream with when another one has its task."""
 CLOSED: Final = "the task is over; open a new one"
+NOT_PROVEN: Final = "the gateway's certificate, by which it was proven, does not verify any more"
 LAST_WORDS: Final = timedelta(seconds=5)
 """How long the end of a stream is awaited that was taken over, so that what it says of steps is heard, or closed."""
 SOONEST_LOOK: Final = timedelta(seconds=1)
@@ -43,7 +45,8 @@ class Lease:
     """One open task. Made by `open_lease`; all methods belong to the loop that it was opened on.
 
     With a newer identity the task moves to a stream of its own accord; steps that are live stay with the identity that they
-    were granted to. When a stream is lost its steps have ended, and the task is taken up on another one if the gateway
+    were granted to. It moves as well when the gateway is not proven any more at the other end of its stream, of which nothing is
+    asked from then on. When a stream is lost its steps have ended, and the task is taken up on another one if the gateway
     still has it; steps that are declared meanwhile wait for that, at most `GIVE_UP`.
     """
 
@@ -55,11 +58,7 @@ class Lease:
         self._over: StepgrantError | None = None
         self._lost: StepgrantError | None = None
         self._lost_at = timedelta(0)
-        self._asking = 0
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-        self._gate = asyncio.Event()
-        self._gate.set()
+        self._gate = Gate()
         self._mover: asyncio.Task[None] | None = None
         self._asked_over = False
         self._timers: list[Timer] = []
@@ -165,9 +164,13 @@ class Lease:
         return task
 
     def look_for_identity(self) -> None:
-        """Moves the task if there is a newer identity than its stream came with. For whoever hears of one."""
-        if self._over is None and self._hold.holder.outdated():
-            self._move_soon()
+        """Moves the task if its stream is not the one for it any more. For whoever hears of a change."""
+        if self._over is not None or not self._hold.outdated():
+            return
+        if self._gate.is_open and not self._hold.vouched_for():
+            self._gate.shut()
+            self._pauses.begin_anew()
+        self._move_soon()
 
     async def _ask_patiently(self, kind: str, message: Any, step_id: str) -> tuple[Grant | Denial, Holder]:
         """Asks for a grant, again when the gateway says that it has too much to do and when to come back."""
@@ -179,24 +182,16 @@ class Lease:
 
     async def _ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> tuple[Any, Holder]:
         """The answer, and whose it is; asked on one stream from beginning to end."""
-        while not self._gate.is_set():
-            await self._gate.wait()
-        if self._over is not None:
-            raise again(self._over)
-        hold = self._hold
-        if kind == "declare":
-            self._ends.expect(step_id)
-        self._asking += 1
-        self._quiet.clear()
-        try:
+        async with self._gate.passage():
+            if self._over is not None:
+                raise again(self._over)
+            hold = self._hold
+            if kind == "declare":
+                self._ends.expect(step_id)
             answer = await hold.session.ask(kind, message, step_id, kinds)
             if kind == "declare" and isinstance(answer, Denial):
                 self._ends.forget(step_id)  # Also while it waits to be asked again: there is no step that could end.
             return answer, hold.holder
-        finally:
-            self._asking -= 1
-            if not self._asking:
-                self._quiet.set()
 
     async def _give_back(self, asking: asyncio.Task[Any], step_id: str) -> None:
         try:
@@ -237,7 +232,7 @@ class Lease:
             return
         self._lost, self._lost_at = error, self._clock.monotonic()
         self._timers.append(self._clock.call_at(self._lost_at + GIVE_UP, self._stop_moving))
-        self._gate.clear()
+        self._gate.shut()
         self._pauses.begin_anew()
         self._move_soon()
 
@@ -263,7 +258,7 @@ class Lease:
 
     async def _move(self) -> None:
         """Until the task is on a live stream with the newest identity, or nothing can be done for it."""
-        while self._over is None and (self._lost is not None or self._hold.holder.outdated()):
+        while self._over is None and (self._lost is not None or self._hold.outdated()):
             try:
                 await self._switch()
                 self._pauses.begin_anew()
@@ -276,10 +271,14 @@ class Lease:
                 if hopeless or late or isinstance(failure, NobodyListensError | TaskClosedError):
                     self._finish(given_up(self._lost, failure))
                     return
+            elif hopeless and not self._hold.vouched_for():
+                self._finish(given_up(GatewayUnavailableError(NOT_PROVEN), failure))
+                return
             elif hopeless:
                 _log.warning("A task stays with its old identity until that ends: %s", failure)
                 return
-            await self._pauses.next(TRY_TO_TAKE_UP if self._lost is not None else TRY_TO_MOVE)
+            waited_for = self._lost is not None or not self._hold.vouched_for()
+            await self._pauses.next(TRY_TO_TAKE_UP if waited_for else TRY_TO_MOVE)
 
     async def _switch(self) -> None:
         old = self._hold
@@ -290,8 +289,7 @@ class Lease:
                 # The gateway gave the task to a stream that was lost before it could say so.
                 self._ends.abandon(self._ends.awaited(), GatewayUnavailableError(str(error)))
                 self._finish(given_up(GatewayUnavailableError("the stream was lost as the task moved to it"), error))
-            if self._lost is None:
-                self._gate.set()
+            self._open_gate()
             raise
         finally:
             self._asked_over = False
@@ -299,14 +297,17 @@ class Lease:
         self._hold, self._lost = hold, None
         self._stop_timers()
         self._settle()
-        if self._lost is None:
-            self._gate.set()
+        self._open_gate()
         self.background(self._retire(old, missing))
+
+    def _open_gate(self) -> None:
+        if self._lost is None and self._hold.vouched_for():
+            self._gate.open()
 
     async def _token(self) -> bytes:
         """The resume token, once nothing is asked on the old stream any more, and nothing will be."""
-        self._gate.clear()
-        await self._quiet.wait()
+        self._gate.shut()
+        await self._gate.empty()
         self._asked_over = True
         return self._hold.opened.resume_token
 
@@ -323,7 +324,7 @@ class Lease:
         self._over, self._lost = error, None
         self._stop_timers()
         self._ends.abandon(self._ends.awaited(), error)
-        self._gate.set()
+        self._gate.open()
 
     def _stop_timers(self) -> None:
         for timer in self._timers:

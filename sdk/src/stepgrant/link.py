@@ -1,4 +1,4 @@
-"""The connection to the gateway: authenticated by SPIFFE ID, pinned, and dropped when either no longer holds (design 6)."""
+"""The connection to the gateway: authenticated by SPIFFE ID, pinned, and left when either no longer holds (design 6)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from stepgrant.clock import Clock, Timer
 from stepgrant.errors import GatewayUnavailableError, IdentityUnavailableError, InvalidSvidError, TaskClosedError
 from stepgrant.session import again
 from stepgrant.spans import traceparent
+from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.pinning import open_pinned
 from stepgrant.spiffe.probe import PinnedServer, recheck_server
@@ -21,7 +24,7 @@ from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
 from stepgrant.v1.agent_pb2_grpc import AgentGatewayStub
 
 if TYPE_CHECKING:
-    from stepgrant.session import StreamCall
+    from stepgrant.session import GetToken, StreamCall
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 """One message of the stream; the gateway's own bound."""
@@ -38,6 +41,10 @@ KEEPALIVE: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
 )
+
+MOVE_WITHIN: Final = timedelta(seconds=5)
+"""How long what lives on a connection may rest on it after the gateway's certificate there stopped to verify: as long as a
+resource may be without word of the gateway (ADR 23)."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +66,8 @@ class Address:
 class Link:
     """One channel, pinned to `pinned`. What names us on it is the certificate of `snapshot`, or with each call its JWT-SVID.
 
-    Streams on it keep it until they are over.
+    Streams on it keep it until they are over. Of one that is `forsaken`, because what it is pinned to does not verify any more,
+    nothing new is asked: streams leave it, and what has not left when `cut` runs ends with it.
     """
 
     snapshot: IdentitySnapshot = field(repr=False)
@@ -67,6 +75,19 @@ class Link:
     channel: grpc.aio.Channel = field(repr=False)
     streams: int = 0
     retired: bool = False
+    forsaken: bool = False
+    cut: Timer | None = field(default=None, repr=False)
+
+    def vouched_for(self) -> bool:
+        """True while what it is pinned to verifies as the gateway."""
+        return not self.forsaken
+
+    async def unless_forsaken(self, get: GetToken) -> bytes:
+        """What `get` brings; raises GatewayUnavailableError if who would be told it is not vouched for any more."""
+        token = await get()
+        if self.forsaken:
+            raise GatewayUnavailableError("the gateway's certificate does not verify any more")
+        return token
 
     def stream(self) -> StreamCall:
         """A fresh `PerformTask` call."""
@@ -77,13 +98,11 @@ class Link:
 class Links:
     """Hands out the one link that is good now, and sees to those that were. Belongs to one asyncio loop."""
 
-    def __init__(
-        self, address: Address, gateway_id: SpiffeId, identity: IdentitySource, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, address: Address, gateway_id: SpiffeId, identity: IdentitySource, clock: Clock) -> None:
         self._address = address
         self._gateway_id = gateway_id
         self._identity = identity
-        self._now = now
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._link: Link | None = None
@@ -114,20 +133,25 @@ class Links:
                 raise again(
                     self._failed
                 )  # Tried for somebody else since: to try again for each who waits takes ever longer.
-            snapshot = await asyncio.to_thread(self._identity.current)
-            link, fresh = self._link, False
-            if link is not None and (link.snapshot != snapshot or self._now() >= link.pinned.not_after):
-                self.drop(link)
-                link = None
-            if link is None or link.retired:
-                link, fresh = await self._make(snapshot), True
-                self._link = link
-                self._all.append(link)
-                if self._closed:
-                    self._close(link)
-                    raise TaskClosedError("the client is closed, and its tasks with it")
-            link.streams += 1
-            return link, fresh
+            while True:
+                snapshot = await asyncio.to_thread(self._identity.current)
+                link, fresh = self._link, False
+                if link is not None and (link.snapshot != snapshot or self._clock.now() >= link.pinned.not_after):
+                    self.drop(link)
+                    link = None
+                if link is None or link.retired:
+                    link, fresh = await self._make(snapshot), True
+                    self._link = link
+                    self._all.append(link)
+                    if self._closed:
+                        self._close(link)
+                        raise TaskClosedError("the client is closed, and its tasks with it")
+                    bundles = self._identity.current().bundles
+                    if bundles != snapshot.bundles:
+                        self._judge(link, bundles)  # They changed while it was made, and nobody looked at it.
+                if not link.forsaken:
+                    link.streams += 1
+                    return link, fresh
 
     def release(self, link: Link) -> None:
         """The stream is over. A link that was dropped meanwhile closes with its last stream."""
@@ -162,7 +186,7 @@ class Links:
                 self._address.port,
                 self._gateway_id,
                 snapshot,
-                self._now,
+                self._clock.now,
                 (*CHANNEL_OPTIONS, *KEEPALIVE),
                 show_certificate=snapshot.jwt_svid is None,
             )
@@ -186,19 +210,33 @@ class Links:
             _log.warning("The identity of this workload is gone, its tasks end: %s", error)
             bundles = None
         for link in list(self._all):
-            try:
-                if bundles is not None:
-                    recheck_server(link.pinned, bundles, self._now())
-                    continue
-            except InvalidSvidError as error:
-                _log.warning("The gateway's certificate does not verify any more, its connection ends: %s", error)
-            link.retired = True
-            self._close(link)
+            if bundles is None:
+                link.retired = True
+                self._close(link)
+            elif not link.forsaken:
+                self._judge(link, bundles)
         for callback in list(self._watchers):
             callback()
 
+    def _judge(self, link: Link, bundles: BundleSet) -> None:
+        try:
+            recheck_server(link.pinned, bundles, self._clock.now())
+        except InvalidSvidError as error:
+            _log.warning("The gateway's certificate does not verify any more, its connection is left: %s", error)
+        else:
+            return
+        link.forsaken = True
+        self.drop(link)
+        known = bundles.get(self._gateway_id.trust_domain)
+        if known is None or not known.authorities:
+            self._close(link)  # Nothing could prove the gateway: there is no connection to move to.
+        elif link in self._all:
+            link.cut = self._clock.call_at(self._clock.monotonic() + MOVE_WITHIN, partial(self._close, link))
+
     def _close(self, link: Link) -> None:
         if link in self._all:
+            if link.cut is not None:
+                link.cut.cancel()
             self._all.remove(link)
             if self._link is link:
                 self._link = None

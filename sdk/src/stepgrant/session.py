@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT: Final = timedelta(seconds=10)
 """Longer than the gateway's own bound on recording, so that its answer, if there is one, is heard."""
-MAX_IN_FLIGHT: Final = 64
-"""Requests that wait for an answer at once; more of them queue here rather than be denied as `overloaded`."""
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +108,6 @@ class Session:
         self._number = 0
         self._waiting: dict[int, _Waiting] = {}
         self._outbox: asyncio.Queue[agent_pb2.AgentMessage] = asyncio.Queue()
-        self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._over: asyncio.Future[StepgrantError] = asyncio.get_running_loop().create_future()
         self._on_over: Callable[[Session], None] | None = None
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
@@ -163,21 +160,20 @@ class Session:
             GatewayUnavailableError, TaskClosedError: there is none, and the stream is over.
             ProtocolError: it breaks the protocol, and the stream is over.
         """
-        async with self._slots:
-            self._refuse_when_over()
-            self._number += 1
-            number = self._number
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            self._waiting[number] = _Waiting(future, step_id, kinds)
-            # By a task of its own: grpc.aio cancels the whole call when a write is cancelled.
-            self._outbox.put_nowait(agent_pb2.AgentMessage(request=number, **{kind: message}))
-            try:
-                async with asyncio.timeout(self._timeout):
-                    return await future
-            except TimeoutError:
-                error = GatewayUnavailableError(f"the gateway did not answer within {self._timeout:g} s")
-                self._finish(error)
-                raise error from None
+        self._refuse_when_over()
+        self._number += 1
+        number = self._number
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = _Waiting(future, step_id, kinds)
+        # By a task of its own: grpc.aio cancels the whole call when a write is cancelled.
+        self._outbox.put_nowait(agent_pb2.AgentMessage(request=number, **{kind: message}))
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await future
+        except TimeoutError:
+            error = GatewayUnavailableError(f"the gateway did not answer within {self._timeout:g} s")
+            self._finish(error)
+            raise error from None
 
     async def _write(self) -> None:
         try:
