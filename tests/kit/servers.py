@@ -76,25 +76,31 @@ async def orders_server(running: Running) -> AsyncIterator[tuple[str, Verifier]]
 @contextlib.asynccontextmanager
 async def mail_server(running: Running) -> AsyncIterator[str]:
     """Origin of the mail server."""
-    async with verifying(running, "resource/mail", MAIL) as verifier:
-        listening = socket.create_server(("127.0.0.1", 0))
-        origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with verifying(running, "resource/mail", MAIL) as verifier, serving_mail(verifier) as origin:
+        yield origin
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            call = scope["stepgrant.call"]
-            body = f"{call.tool} {call.arguments['mailbox']}".encode()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            await send({"type": "http.response.body", "body": body})
 
-        guarded = GrantMiddleware(app, verifier=verifier, calls=HTTP_CALLS, origin=origin)
-        config = uvicorn.Config(guarded, lifespan="off", log_level="critical")
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            yield origin
-        finally:
-            server.should_exit = True
-            await serving
+@contextlib.asynccontextmanager
+async def serving_mail(verifier: Verifier) -> AsyncIterator[str]:
+    """Origin of a mail server that takes what `verifier` verified."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        call = scope["stepgrant.call"]
+        body = f"{call.tool} {call.arguments['mailbox']}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    guarded = GrantMiddleware(app, verifier=verifier, calls=HTTP_CALLS, origin=origin)
+    config = uvicorn.Config(guarded, lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield origin
+    finally:
+        server.should_exit = True
+        await serving
 
 
 async def call(opened: grpc.aio.Channel, method: str = GET, request: Any = ORDER, grant: str | None = None) -> str:

@@ -45,7 +45,7 @@ server {{
   ca_ttl = "24h"
   agent_ttl = "1h"
   default_x509_svid_ttl = "{svid_ttl}s"
-  default_jwt_svid_ttl = "20s"
+  default_jwt_svid_ttl = "{jwt_ttl}s"
   {federation}
   experimental {{ cache_reload_interval = "1s" }}
 }}
@@ -86,6 +86,13 @@ def free_port() -> int:
     raise AssertionError(f"none of 100 ports of {PORTS} is free")
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @dataclass(slots=True)
 class SpireAgent:
     """One node: `node` is its SPIFFE ID, `socket` its Workload API, `log` what it has done."""
@@ -107,13 +114,14 @@ class SpireAgent:
 
 @dataclass(slots=True)
 class SpireServer:
-    """One trust domain. `svid_ttl`: seconds that an SVID lives; `federation`: that block of its configuration."""
+    """One trust domain. `svid_ttl`, `jwt_ttl`: seconds that SVIDs live; `federation`: that block of its configuration."""
 
     folder: Path
     trust_domain: str
     stack: AsyncExitStack
     svid_ttl: int
     federation: str = ""
+    jwt_ttl: int = 20
     port: int = field(default_factory=free_port)
     process: Program | None = None
 
@@ -121,7 +129,8 @@ class SpireServer:
         """Starts it, anew if it was ended; it answers afterwards."""
         self.folder.mkdir(exist_ok=True)
         values = {"folder": self.folder, "trust_domain": self.trust_domain, "port": self.port}
-        text = SERVER_CONF.format(**values, svid_ttl=self.svid_ttl, federation=self.federation)
+        ttls = {"svid_ttl": self.svid_ttl, "jwt_ttl": self.jwt_ttl}
+        text = SERVER_CONF.format(**values, **ttls, federation=self.federation)
         (self.folder / "server.conf").write_text(text)
         command = [str(SERVER), "run", "-config", str(self.folder / "server.conf")]
         self.process = await Program.begin(self.stack, command, self.folder / "server.log")

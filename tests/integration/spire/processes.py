@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +68,15 @@ class Program:
             self._process.kill()
             await self._process.wait()
         await self._hearing
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """Inside, it does nothing at all, while its kernel keeps its connections: a machine that hangs."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     async def gone(self) -> None:
         """Returns when it has ended by itself."""

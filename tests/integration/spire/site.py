@@ -28,6 +28,11 @@ GATEWAY: Final = "spiffe://acme.org/stepgrant"
 ORDERS: Final = "spiffe://acme.org/resource/orders"
 SUPPORT: Final = "spiffe://acme.org/agent/support"
 OPERATOR: Final = "spiffe://acme.org/operator/jo"
+PROXY: Final = "spiffe://acme.org/proxy/edge"
+MAIL: Final = "https://mail.acme.org"
+MAILBOXES: Final = "spiffe://acme.org/resource/mail"
+ENVOY: Final = next(ROOT.glob(".venv-envoy/lib/python3*/site-packages/envoy/_bin/envoy"), ROOT / ".venv-envoy/envoy")
+"""As `make envoy` installs it; where it is not there, none."""
 LOCKED: Final = frozenset({"locked", "revoked"})
 """What a lock does to a step: the gateway ends it as `locked`, and a call that is on its way meets a grant that is `revoked`."""
 STEPGRANT: Final = ("-c", "from stepgrant_gateway.cli import main; main()")
@@ -68,7 +73,7 @@ class Site:
     async def register(self, *, federates_with: str = "") -> None:
         """Types in the page's entries, each with a binary of the party's own as its selector; the nodes have them then."""
         for spiffe_id, line in ENTRIES.items():
-            selector = f"unix:path:{self.python(spiffe_id)}"
+            selector = f"unix:path:{self.program(spiffe_id)}"
             served = federates_with if spiffe_id in {GATEWAY, ORDERS} else ""
             await self.server.type_in(line + served, {"NODE": self.home(spiffe_id).node, "SELECTOR": selector})
         for spiffe_id in ENTRIES:
@@ -77,6 +82,10 @@ class Site:
     def home(self, spiffe_id: str) -> SpireAgent:
         """The node where that party is."""
         return self.agents if spiffe_id == SUPPORT else self.node
+
+    def program(self, spiffe_id: str) -> Path:
+        """What that party runs."""
+        return ENVOY if spiffe_id == PROXY else self.python(spiffe_id)
 
     def python(self, spiffe_id: str) -> Path:
         """The interpreter of that party: a file of its own, so that SPIRE's agent can tell it from the others."""
@@ -129,9 +138,24 @@ class Site:
         await orders.line("ready")
         return await orders.line("listening"), orders
 
+    async def mail(self) -> str:
+        """Origin of the resource for agents without certificates, once it can verify grants."""
+        selector = f"unix:path:{self.python(MAILBOXES)}"
+        await self.server.tell(
+            "entry", "create", "-spiffeID", MAILBOXES, "-parentID", self.node.node, "-selector", selector
+        )
+        await self.node.has_fetched(MAILBOXES)
+        mail = await self.begin(MAILBOXES, "-m", "tests.integration.spire.programs.mail", MAIL)
+        return str(await mail.line("listening"))
+
     async def working(self, orders: str, spiffe_id: str = SUPPORT, *, node: SpireAgent | None = None) -> Program:
         """An agent that opens one task and works for it, step after step, until that is over."""
         return await self.begin(spiffe_id, "-m", "tests.integration.spire.programs.agent", ORDERS, orders, node=node)
+
+    async def reading(self, mail: str, *arguments: str, **variables: str) -> Program:
+        """As `working`, at `mail`, for an agent that shows a JWT-SVID where the variables say."""
+        program = ("-m", "tests.integration.spire.programs.bearer", MAIL, mail, *arguments)
+        return await self.begin(SUPPORT, *program, STEPGRANT_CREDENTIAL="jwt", **variables)
 
     @property
     def address(self) -> Address:
@@ -158,23 +182,23 @@ class Site:
 
 
 @asynccontextmanager
-async def spire_site(*, svid_ttl: int) -> AsyncIterator[Site]:
+async def spire_site(*, svid_ttl: int, jwt_ttl: int = 20) -> AsyncIterator[Site]:
     """Server, two nodes and all entries; nothing of Stepgrant runs yet."""
-    async with bare_site(svid_ttl=svid_ttl) as site:
+    async with bare_site(svid_ttl=svid_ttl, jwt_ttl=jwt_ttl) as site:
         await site.register()
         yield site
 
 
 @asynccontextmanager
-async def bare_site(*, svid_ttl: int, federation: str = "") -> AsyncIterator[Site]:
-    """As `spire_site`, before anything is registered; `federation` as of `SpireServer`."""
+async def bare_site(*, svid_ttl: int, federation: str = "", jwt_ttl: int = 20) -> AsyncIterator[Site]:
+    """As `spire_site`, before anything is registered; values as of `SpireServer`."""
     # Socket paths are short, so not under pytest's own directory.
     with TemporaryDirectory(prefix="sp") as name:
         folder = Path(name)
         policy(folder / "policy")
         (folder / "gateway.toml").write_text(GATEWAY_TOML)
         async with AsyncExitStack() as stack:
-            server = SpireServer(folder / "s", TRUST_DOMAIN, stack, svid_ttl, federation)
+            server = SpireServer(folder / "s", TRUST_DOMAIN, stack, svid_ttl, federation, jwt_ttl)
             await server.begin()
             yield Site(folder, server, await server.node("a"), await server.node("b"), stack)
 

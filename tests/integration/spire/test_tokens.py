@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.integration.spire.daemons import real_spire
-from tests.integration.spire.site import SUPPORT, distinct, spire_site
+from tests.integration.spire.site import distinct, spire_site
 
 pytestmark = list(real_spire)
 
@@ -13,12 +13,6 @@ async def test_an_agent_with_jwt_svids_of_spire_opens_a_task_and_works_across_th
     async with spire_site(svid_ttl=600) as site:
         bearer = site.listen_bearer()
         await site.serve()
-        agent = await site.begin(
-            SUPPORT,
-            "-m",
-            "tests.integration.spire.programs.bearer",
-            STEPGRANT_CREDENTIAL="jwt",
-            STEPGRANT_GATEWAY=bearer,
-        )
+        agent = await site.reading(await site.mail(), STEPGRANT_GATEWAY=bearer)
         assert await agent.line("denied") == "certificate_required"
         await agent.until(lambda said: len(distinct(said, "step")) >= 3)

@@ -12,7 +12,7 @@ from stepgrant_gateway.config import SECTIONS
 from stepgrant_gateway.core.settings import Section
 from stepgrant_gateway.storage.files import OWNER_ONLY
 from stepgrant_gateway.web.metrics import COUNTERS, TIMINGS, Level, Metrics
-from tests.integration.spire.site import COMMANDS, ENTRIES, GATEWAY, OPERATOR, ORDERS, SUPPORT
+from tests.integration.spire.site import COMMANDS, ENTRIES, GATEWAY, OPERATOR, ORDERS, PROXY, SUPPORT
 from tests.kit.pages import ROOT, page
 
 PAGE = page("operations.md")
@@ -83,8 +83,8 @@ def test_every_file_beside_a_ledger_has_a_row_with_its_mode() -> None:
 
 def test_every_party_has_its_entry_in_spire_and_servers_have_a_dns_name() -> None:
     """They are typed in as they stand by tests/integration/spire, and it uses every other command of SPIRE on the page."""
-    assert set(ENTRIES) == {GATEWAY, ORDERS, SUPPORT, OPERATOR}
-    assert {party for party, line in ENTRIES.items() if "-dns " in line} == {GATEWAY, ORDERS}
+    assert set(ENTRIES) == {GATEWAY, ORDERS, SUPPORT, OPERATOR, PROXY}
+    assert {party for party, line in ENTRIES.items() if "-dns " in line} == {GATEWAY, ORDERS, PROXY}
     tests = "".join(
         path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "integration" / "spire").glob("*.py")
     )
