@@ -6,7 +6,7 @@ from stepgrant_gateway.policy.cases import count_cases, run_cases
 from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from tests.kit.assigned import write_assigned
-from tests.kit.handed import PAYMENTS, write_handed
+from tests.kit.handing import PAYMENTS, write_handed
 from tests.kit.policy import AGENT, SUPPORT
 from tests.kit.subjects import subject_policy
 

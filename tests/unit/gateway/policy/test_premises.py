@@ -10,7 +10,7 @@ from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.premises import CASE_NOW, Given, read_given, read_json
 from stepgrant_gateway.policy.sets import LoadedPolicySet
 from stepgrant_gateway.policy.yaml_reader import read_yaml
-from tests.kit.handed import PAYMENTS
+from tests.kit.handing import PAYMENTS
 from tests.kit.policy import AGENT, SUPPORT
 
 A, B, C = (f"spiffe://dev.stepgrant.test/agent/{name}" for name in "abc")
