@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import stepgrant
-from stepgrant.assignment import Assignment
 from stepgrant.client import Client
 from stepgrant.errors import DenialCode, Denied, MisuseError
+from stepgrant.handed import Assignment
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2
 from stepgrant_gateway.app.auditing import verify_ledger
 from stepgrant_gateway.storage.sqlite import SqliteLedgerReader

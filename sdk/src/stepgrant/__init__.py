@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from stepgrant.answers import Grant
-    from stepgrant.assignment import Assignment
     from stepgrant.calls import GrpcCalls, HttpCalls, HttpRoute
     from stepgrant.client import Client, connect
     from stepgrant.defaults import assign, withdraw
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
         StepgrantError,
         TaskClosedError,
     )
-    from stepgrant.guard import task, tool
+    from stepgrant.guard import hand_off, task, tool
+    from stepgrant.handed import Assignment, HandOff
     from stepgrant.outgoing.grpc import channel
     from stepgrant.outgoing.http import HttpAuth
     from stepgrant.step import Step
@@ -46,6 +46,7 @@ __all__ = [
     "Grant",
     "GrantRefusedError",
     "GrpcCalls",
+    "HandOff",
     "HttpAuth",
     "HttpCalls",
     "HttpRoute",
@@ -61,6 +62,7 @@ __all__ = [
     "assign",
     "channel",
     "connect",
+    "hand_off",
     "task",
     "tool",
     "withdraw",
@@ -68,10 +70,11 @@ __all__ = [
 
 _ERRORS: Final = frozenset({"Denial", "DenialCode", "Denied", "Revoked"})
 _HOMES: Final = {
-    "Assignment": "assignment",
+    "Assignment": "handed",
     "Client": "client",
     "Grant": "answers",
     "GrpcCalls": "calls",
+    "HandOff": "handed",
     "HttpAuth": "outgoing.http",
     "HttpCalls": "calls",
     "HttpRoute": "calls",
@@ -80,6 +83,7 @@ _HOMES: Final = {
     "assign": "defaults",
     "channel": "outgoing.grpc",
     "connect": "client",
+    "hand_off": "guard",
     "task": "guard",
     "tool": "guard",
     "withdraw": "defaults",

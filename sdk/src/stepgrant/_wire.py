@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from stepgrant._wire_strict import refuse_unknown
-from stepgrant.answers import Answer, Challenge, Closed, Ended, Grant, Limits, Opened, Settled, ToolOffer
+from stepgrant.answers import Answer, Challenge, Closed, Ended, Grant, HandedOff, Limits, Opened, Settled, ToolOffer
+from stepgrant.envelope import Constraint, Envelope, Form
 from stepgrant.errors import Denial, DenialCode, InvalidIdError, ProtocolError
 from stepgrant.grant import MAX_GRANT_BYTES, PROTOCOL_REVISION, Binding, Tier
+from stepgrant.handed import TICKET_BYTES
 from stepgrant.ids import parse_tool, parse_ulid
 from stepgrant.v1 import agent_pb2, types_pb2
 
@@ -29,6 +31,14 @@ MAX_TIME_MS: Final = 253402300799000
 STEP_STATES: Final = frozenset({"completed", "failed", "expired", "revoked", "abandoned"})
 ENDED_STATES: Final = frozenset({"expired", "revoked"})
 
+_KINDS: Final = {
+    Form.EXACT: "exact_json",
+    Form.ONE_OF: "one_of_json",
+    Form.AT_MOST: "at_most",
+    Form.PREFIX: "prefix",
+    Form.SUBSET_OF: "subset_of_json",
+    Form.ANY: "any",
+}
 _BINDINGS: Final = {agent_pb2.BINDING_MTLS: Binding.MTLS, agent_pb2.BINDING_KEY: Binding.KEY}
 
 
@@ -42,10 +52,11 @@ def open_message(
     resume_token: bytes = b"",
     subject_token: str = "",
     ticket: bytes = b"",
+    hand_off: bytes = b"",
 ) -> agent_pb2.Open:
     """The first message of the agent: asks to open the task, or with a resume token to take it up again.
 
-    `ticket`: of the assignment that it is opened with; a task that is taken up again needs none.
+    `ticket`, `hand_off`: of the assignment or the hand-off that it is opened with; what is taken up again needs none.
     """
     return agent_pb2.Open(
         revision=PROTOCOL_REVISION,
@@ -57,6 +68,7 @@ def open_message(
         resume_token=resume_token,
         subject_token=subject_token,
         assignment=b"" if resume_token else ticket,
+        hand_off=b"" if resume_token else hand_off,
     )
 
 
@@ -77,6 +89,17 @@ def declare_message(
         arguments_json=arguments_json,
         purpose=purpose,
         wanted_ttl_ms=0 if wanted_ttl is None else wanted_ttl // timedelta(milliseconds=1),
+    )
+
+
+def hand_off_message(*, step_id: str, workload: str, envelope: Envelope, purpose: str) -> agent_pb2.HandOff:
+    """Asks to hand a live step on."""
+    tools = [
+        types_pb2.EnvelopeTool(tool=tool, arguments=[_constraint(one) for one in constraints])
+        for tool, constraints in envelope.items()
+    ]
+    return agent_pb2.HandOff(
+        step_id=step_id, workload=workload, envelope=types_pb2.Envelope(tools=tools), purpose=purpose
     )
 
 
@@ -115,6 +138,8 @@ def read_answer(message: agent_pb2.GatewayMessage) -> tuple[int, Answer]:
                 answer = read_denied(message.denied)
             case "settled":
                 answer = _settled(message.settled)
+            case "handed_off":
+                answer = _handed_off(message.handed_off)
             case "revoked":
                 answer = _ended(message.revoked)
             case "closed":
@@ -181,6 +206,7 @@ def _opened(opened: agent_pb2.Opened) -> Opened:
         limits=Limits(limits.live_steps, limits.depth, limits.arguments_bytes, limits.steps),
         resume_token=opened.resume_token,
         live_steps=frozenset(parse_ulid(step_id, "live_steps") for step_id in opened.live_steps),
+        branch_id=parse_ulid(opened.branch_id, "branch_id") if opened.branch_id else "",
     )
 
 
@@ -217,6 +243,23 @@ def _settled(settled: agent_pb2.Settled) -> Settled:
     if settled.state not in STEP_STATES:
         raise ProtocolError("the gateway settled a step in an unknown state; use the same release on both sides")
     return Settled(parse_ulid(settled.step_id, "step_id"), settled.state, settled.late)
+
+
+def _handed_off(handed_off: agent_pb2.HandedOff) -> HandedOff:
+    if len(handed_off.ticket) != TICKET_BYTES:
+        raise ProtocolError(f"the gateway's ticket takes {len(handed_off.ticket)} bytes, not {TICKET_BYTES}")
+    return HandedOff(
+        step_id=parse_ulid(handed_off.step_id, "step_id"),
+        hand_off_id=parse_ulid(handed_off.hand_off_id, "hand_off_id"),
+        ticket=handed_off.ticket,
+        decision_id=parse_ulid(handed_off.decision_id, "decision_id"),
+    )
+
+
+def _constraint(constraint: Constraint) -> types_pb2.ArgumentConstraint:
+    message = types_pb2.ArgumentConstraint(argument=constraint.argument)
+    setattr(message, _KINDS[constraint.form], True if constraint.form is Form.ANY else constraint.text)
+    return message
 
 
 def _ended(revoked: agent_pb2.Revoked) -> Ended:

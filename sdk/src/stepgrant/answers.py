@@ -42,7 +42,8 @@ class Limits:
 class Opened:
     """The task is open, until `expires_at` at the latest.
 
-    `resume_token` (32 bytes) takes it up again, once; `live_steps` are those that a take-over moved.
+    `resume_token` (32 bytes) takes it up again, once; `live_steps` are those that a take-over moved. `branch_id`: the branch
+    of the task that the stream works on; empty = the task itself.
     """
 
     task_id: str
@@ -52,6 +53,7 @@ class Opened:
     limits: Limits
     resume_token: bytes = field(repr=False)
     live_steps: frozenset[str]
+    branch_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,16 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOff:
+    """The step is handed on, for as long as it lives. `ticket`: 32 bytes, what the receiver opens its branch with, once."""
+
+    step_id: str
+    hand_off_id: str
+    ticket: bytes = field(repr=False)
+    decision_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """The step is over. `late`: it had ended before the report came."""
 
@@ -109,4 +121,4 @@ class Closed:
     reason: str
 
 
-Answer: TypeAlias = Challenge | Opened | Grant | Denial | Settled | Ended | Closed
+Answer: TypeAlias = Challenge | Opened | Grant | Denial | HandedOff | Settled | Ended | Closed

@@ -18,15 +18,16 @@ from typing import Any, Self
 
 from stepgrant import client as asynchronous
 from stepgrant import guard
-from stepgrant.assignment import Assignment
 from stepgrant.defaults import current_client
+from stepgrant.envelope import Bounds
+from stepgrant.handed import Assignment, HandOff
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import Step
 from stepgrant.tasks import Task as AsynchronousTask
-from stepgrant.tasks import working_for
+from stepgrant.tasks import What, working_for
 from stepgrant.threads import BlockingStep, wait_for
 
-__all__ = ["BlockingStep", "Client", "Task", "connect", "renew", "task", "tool"]
+__all__ = ["BlockingStep", "Client", "Task", "connect", "hand_off", "renew", "task", "tool"]
 
 tool = guard.tool
 """`stepgrant.tool` itself: it takes functions of either kind."""
@@ -46,6 +47,11 @@ class Task:
     def id(self) -> str:
         """The task's id, a ULID."""
         return self._inner.id
+
+    @property
+    def branch_id(self) -> str:
+        """The branch of the task that this is; as `stepgrant.Task.branch_id`."""
+        return self._inner.branch_id
 
     def step(
         self,
@@ -85,7 +91,7 @@ class Client:
     @contextmanager
     def task(
         self,
-        what: str | Assignment,
+        what: What,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
@@ -130,7 +136,7 @@ def connect(
 
 
 @contextmanager
-def task(what: str | Assignment, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
+def task(what: What, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
     """An open task that the tools called inside work for; as `stepgrant.task`.
 
     In a thread of asynchronous code that entered a client, it is that client's, and served by its loop.
@@ -140,6 +146,12 @@ def task(what: str | Assignment, /, *, subject_token: str | None = None, **param
     client = wait_for(loop, current_client())
     with _opened(loop, client.opened(what, parameters, subject_token=subject_token)) as inner:
         yield Task(inner)
+
+
+def hand_off(to: str, envelope: Bounds, *, purpose: str = "") -> HandOff:
+    """Hands the step whose body runs here on to the workload `to`; as `stepgrant.hand_off`."""
+    step = guard.current_step()
+    return wait_for(step.holder.loop, step.hand_off(to, envelope, purpose=purpose))
 
 
 def renew(step: Step) -> None:

@@ -16,11 +16,11 @@ from typing import Final, Self
 
 from stepgrant import dispatching
 from stepgrant.answers import Challenge
-from stepgrant.assignment import Assignment
 from stepgrant.clock import Clock, LoopClock
 from stepgrant.dispatching import order_of
 from stepgrant.dpop import InstanceKey, open_message
 from stepgrant.errors import Denial, Denied, GatewayUnavailableError, InvalidIdError, MisuseError, TaskClosedError
+from stepgrant.handed import Assignment
 from stepgrant.holding import Hold, Holder
 from stepgrant.intent import MAX_PARAMETERS_BYTES, parse_object
 from stepgrant.lease import open_lease
@@ -30,7 +30,7 @@ from stepgrant.session import Ends, GetToken, Opening, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import leave
-from stepgrant.tasks import Task, opening_of, working_for
+from stepgrant.tasks import Task, What, opening_of, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
 GATEWAY_ID_VARIABLE: Final = "STEPGRANT_GATEWAY_ID"
@@ -105,7 +105,7 @@ class Client:
     @asynccontextmanager
     async def task(
         self,
-        what: str | Assignment,
+        what: What,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
@@ -113,7 +113,7 @@ class Client:
     ) -> AsyncIterator[Task]:
         """An open task for as long as the block runs; tools called inside work for it. An exception closes it as failed.
 
-        `what` is a task type, or an assignment, which says parameters and purpose as well and opens one task.
+        `what` is a task type, or an assignment or a hand-off, which says parameters and purpose as well and opens one.
         `subject_token`: the OIDC token of the user on whose behalf it runs. The task ends with that token at the latest.
 
         Raises:
@@ -128,7 +128,7 @@ class Client:
     @asynccontextmanager
     async def opened(
         self,
-        what: str | Assignment,
+        what: What,
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
@@ -142,7 +142,7 @@ class Client:
         unwatch = links.watch(lease.look_for_identity)
         failed = True
         try:
-            yield Task(lease, task_type=opening.task_type, clock=clock)
+            yield Task(lease, opening, clock)
             failed = False
         finally:
             unwatch()

@@ -8,8 +8,8 @@ from datetime import datetime
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
-from stepgrant.assignment import Assignment
 from stepgrant.client import CURRENT_CLIENT, Client, connect
+from stepgrant.handed import Assignment
 
 
 async def current_client() -> Client:

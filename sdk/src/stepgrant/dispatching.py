@@ -13,8 +13,8 @@ import grpc
 from stepgrant._status import error_of
 from stepgrant._wire import read_denied
 from stepgrant._wire_strict import refuse_unknown
-from stepgrant.assignment import TICKET_BYTES
 from stepgrant.errors import Denial, GatewayUnavailableError, InvalidIdError, MisuseError, ProtocolError
+from stepgrant.handed import TICKET_BYTES
 from stepgrant.ids import parse_ulid
 from stepgrant.patience import Patience
 from stepgrant.session import ANSWER_TIMEOUT, Opening

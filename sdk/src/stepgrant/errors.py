@@ -116,6 +116,7 @@ class DenialCode(Enum):
     USES_EXHAUSTED = "uses_exhausted"
     LIMIT_EXCEEDED = "limit_exceeded"
     RESUME_REFUSED = "resume_refused"
+    HAND_OFF_REFUSED = "hand_off_refused"
     ASSIGNMENT_REFUSED = "assignment_refused"
     POLICY_ERROR = "policy_error"
     OVERLOADED = "overloaded"

@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast
 
-from stepgrant.assignment import Assignment
 from stepgrant.defaults import current_client
+from stepgrant.envelope import Bounds
 from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
+from stepgrant.handed import HandOff
 from stepgrant.ids import parse_tool
 from stepgrant.step import CURRENT_STEP, Step
-from stepgrant.tasks import CURRENT_TASK, Task
+from stepgrant.tasks import CURRENT_TASK, Task, What
 from stepgrant.threads import BlockingStep
 
 _P = ParamSpec("_P")
@@ -22,12 +23,11 @@ _R = TypeVar("_R")
 
 
 @asynccontextmanager
-async def task(
-    what: str | Assignment, /, *, subject_token: str | None = None, **parameters: object
-) -> AsyncIterator[Task]:  # fmt: skip
+async def task(what: What, /, *, subject_token: str | None = None, **parameters: object) -> AsyncIterator[Task]:
     """An open task that the tools called inside work for, on behalf of the user whom `subject_token` (OIDC) is about.
 
-    `what` is a task type, or an assignment (`stepgrant.Assignment.read`), which says the parameters and opens one task.
+    `what` is a task type, or an assignment (`stepgrant.Assignment.read`) or a hand-off (`stepgrant.HandOff.read`), which says
+    the parameters and opens one task, or one branch of a task.
 
     The client is the innermost that was entered with `async with stepgrant.connect(...)`; without one, the process has one
     of its own, made from STEPGRANT_GATEWAY, STEPGRANT_GATEWAY_ID and SPIFFE_ENDPOINT_SOCKET and closed with the loop.
@@ -88,6 +88,26 @@ def tool(
         return guarded_blocking
 
     return guard
+
+
+async def hand_off(to: str, envelope: Bounds, *, purpose: str = "") -> HandOff:
+    """Hands the step whose body runs here on to the workload `to`: to be called in the body of a tool. See `Step.hand_off`.
+
+    Raises:
+        MisuseError: no step is open here, and as `Step.hand_off`.
+    """
+    return await current_step().hand_off(to, envelope, purpose=purpose)
+
+
+def current_step() -> Step:
+    """The innermost step whose body runs here; raises MisuseError if there is none."""
+    step = CURRENT_STEP.get()
+    if step is None:
+        raise MisuseError(
+            "a step is handed on and none is open here: "
+            "do it in the body of a `@stepgrant.tool`, or inside `async with task.step(...)`"
+        )
+    return step
 
 
 def _step(name: str, arguments: dict[str, object], purpose: str, wanted_ttl: timedelta | None) -> Step:

@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
+from stepgrant._wire import declare_message, hand_off_message
 from stepgrant.answers import Opened
-from stepgrant.errors import IdentityUnavailableError
+from stepgrant.envelope import Bounds, read_envelope
+from stepgrant.errors import IdentityUnavailableError, InvalidIdError, MisuseError
+from stepgrant.handed import MAX_PURPOSE
 from stepgrant.session import Ends, GetToken, Session
+from stepgrant.spiffe.ids import parse_spiffe_id
 
 if TYPE_CHECKING:
     from stepgrant.dpop import InstanceKey
     from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
+    from stepgrant.v1 import agent_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,28 @@ class StepIntent:
     arguments_json: str = field(repr=False)
     purpose: str
     wanted_ttl: timedelta | None
+
+    def declaration(self) -> agent_pb2.Declare:
+        """The message that asks for its grant."""
+        return declare_message(
+            step_id=self.step_id,
+            parent_step_id=self.parent_step_id,
+            tool=self.tool,
+            arguments_json=self.arguments_json,
+            purpose=self.purpose,
+            wanted_ttl=self.wanted_ttl,
+        )
+
+
+def handing_on(step_id: str, to: str, bounds: Bounds, purpose: str) -> agent_pb2.HandOff:
+    """The message that asks to hand a step on; raises MisuseError for what can be none."""
+    try:
+        parse_spiffe_id(to, what="the workload that the step is handed to")
+    except InvalidIdError as error:
+        raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
+    if len(purpose) > MAX_PURPOSE:
+        raise MisuseError(f"the purpose of a hand-off takes more than {MAX_PURPOSE} characters: shorten it")
+    return hand_off_message(step_id=step_id, workload=to, envelope=read_envelope(bounds), purpose=purpose)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from stepgrant._wire import close_message, declare_message, report_message
-from stepgrant.answers import Closed, Grant, Opened, Settled
+from stepgrant._wire import close_message, report_message
+from stepgrant.answers import Closed, Grant, HandedOff, Opened, Settled
 from stepgrant.clock import Clock, Timer
 from stepgrant.errors import (
     Denial,
@@ -96,15 +96,7 @@ class Lease:
         """
         if self._over is not None:
             raise again(self._over)
-        message = declare_message(
-            step_id=intent.step_id,
-            parent_step_id=intent.parent_step_id,
-            tool=intent.tool,
-            arguments_json=intent.arguments_json,
-            purpose=intent.purpose,
-            wanted_ttl=intent.wanted_ttl,
-        )
-        asking = self.background(self._ask_patiently("declare", message, intent.step_id))
+        asking = self.background(self._ask_patiently("declare", intent.declaration(), intent.step_id))
         try:
             answer, holder = await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -120,6 +112,13 @@ class Lease:
         renewing = self._ask_patiently("renew", agent_pb2.Renew(step_id=step_id), step_id)
         answer: Grant | Denial
         answer, _ = await asyncio.shield(self.background(renewing))
+        return answer
+
+    async def hand_off(self, message: agent_pb2.HandOff) -> HandedOff | Denial:
+        """The offer, or the denial; errors as `declare`. One of which nobody hears dies with its step."""
+        asking = self._ask_patiently("hand_off", message, message.step_id, HandedOff)
+        answer: HandedOff | Denial
+        answer, _ = await asyncio.shield(self.background(asking))
         return answer
 
     async def report(self, step_id: str, *, failed: bool, result_sha256: bytes = b"", error_class: str = "") -> Settled:
@@ -172,12 +171,14 @@ class Lease:
             self._pauses.begin_anew()
         self._move_soon()
 
-    async def _ask_patiently(self, kind: str, message: Any, step_id: str) -> tuple[Grant | Denial, Holder]:
-        """Asks for a grant, again when the gateway says that it has too much to do and when to come back."""
+    async def _ask_patiently(
+        self, kind: str, message: Any, step_id: str, hoped: type[Any] = Grant
+    ) -> tuple[Any, Holder]:
+        """Asks for what is hoped for, again when the gateway says that it has too much to do and when to come back."""
         patience = Patience()
         while True:
-            answer, holder = await self._ask(kind, message, step_id, (Grant, Denial))
-            if isinstance(answer, Grant) or not await patience.waits(answer):
+            answer, holder = await self._ask(kind, message, step_id, (hoped, Denial))
+            if not isinstance(answer, Denial) or not await patience.waits(answer):
                 return answer, holder
 
     async def _ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> tuple[Any, Holder]:

@@ -28,13 +28,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a task is opened with. `parameters_json` is canonical JSON (RFC 8785); `ticket` is of its assignment."""
+    """What a task is opened with. `parameters_json` is canonical JSON (RFC 8785); `ticket` is of its assignment, `hand_off` that
+    of the hand-off of which it is a branch. Neither is brought again when the task is taken up.
+    """
 
     task_type: str
     parameters_json: str = field(repr=False)
     purpose: str
     subject_token: str = field(default="", repr=False)
     ticket: bytes = field(default=b"", repr=False)
+    hand_off: bytes = field(default=b"", repr=False)
 
 
 SignOpen: TypeAlias = Callable[[Challenge], tuple[bytes, bytes]]
@@ -111,6 +114,7 @@ class Session:
         self._over: asyncio.Future[StepgrantError] = asyncio.get_running_loop().create_future()
         self._on_over: Callable[[Session], None] | None = None
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        self._of_branch = False
         self.closed_as = ""
         """The code of the gateway's `Closed`, once it came unasked."""
 
@@ -149,8 +153,10 @@ class Session:
             resume_token=resume_token,
             subject_token=opening.subject_token,
             ticket=opening.ticket,
+            hand_off=opening.hand_off,
         )
         answer: Opened | Denial = await self.ask("open", message, "", (Opened, Denial))
+        self._of_branch = isinstance(answer, Opened) and bool(answer.branch_id)
         return answer
 
     async def ask(self, kind: str, message: Any, step_id: str, kinds: tuple[type[Any], ...]) -> Any:
@@ -219,11 +225,9 @@ class Session:
     def _pushed(self, answer: Answer) -> None:
         if isinstance(answer, Closed):
             self.closed_as = answer.code
-            self._finish(
-                TaskClosedError(
-                    f"the gateway closed the task ({answer.code}): {answer.reason.rstrip('.')}. Open a new one."
-                )
-            )
+            what, then = ("branch", "Have the step handed on anew") if self._of_branch else ("task", "Open a new one")
+            reason = f"the gateway closed the {what} ({answer.code}): {answer.reason.rstrip('.')}. {then}."
+            self._finish(TaskClosedError(reason))
         elif isinstance(answer, Ended):
             self._ends.say(answer)
         else:

@@ -13,11 +13,14 @@ from typing import Any, Final, Self, TypeVar
 
 from stepgrant.answers import Ended, Grant
 from stepgrant.clock import Clock, Timer
+from stepgrant.envelope import Bounds
 from stepgrant.errors import Denial, DenialCode, Denied, MisuseError, Revoked, StepgrantError
 from stepgrant.grant import LEEWAY
-from stepgrant.holding import Holder, StepIntent
-from stepgrant.intent import digest, from_python
+from stepgrant.handed import HandOff
+from stepgrant.holding import Holder, StepIntent, handing_on
+from stepgrant.intent import MAX_PARAMETERS_BYTES, digest, from_python, parse_object
 from stepgrant.lease import Lease
+from stepgrant.session import Opening
 from stepgrant.spans import StepSpan
 
 RENEW_AT: Final = 0.6
@@ -47,8 +50,9 @@ class Step:
         Revoked: the step ended against the program's will. The body is cancelled when that happens.
     """
 
-    def __init__(self, lease: Lease, intent: StepIntent, clock: Clock, *, renew: bool) -> None:
+    def __init__(self, lease: Lease, opening: Opening, intent: StepIntent, clock: Clock, *, renew: bool) -> None:
         self._lease = lease
+        self._opening = opening
         self._intent = intent
         self.holder: Holder = lease.holder
         self._clock = clock
@@ -93,7 +97,7 @@ class Step:
             raise self._revoked(self._ended)
         if self._grant is None or self._done:
             raise MisuseError(
-                f"step {self._intent.tool} is {'over' if self._done else 'not entered'}: use its grant inside `async with`"
+                f"step {self._intent.tool} is {'over' if self._done else 'not entered'}: use it inside `async with`"
             )
         return self._grant
 
@@ -124,6 +128,26 @@ class Step:
         if self._renewal is None:
             self._renewal = self._lease.background(self._renew())
         return await asyncio.shield(self._renewal)
+
+    async def hand_off(self, to: str, envelope: Bounds, *, purpose: str = "") -> HandOff:
+        """What lets the workload `to` (a SPIFFE ID) open a branch of the task below this step, once, while the step is live.
+
+        To be handed to it, as it is or as its `slip()`; the branch ends with the step. `envelope` is what may be done there,
+        within what the step's own children may do: per tool and argument `"any"`, or one of `{"exact": value}`,
+        `{"one_of": [...]}`, `{"at_most": number}`, `{"prefix": text}`, `{"subset_of": [...]}`. What is not named is refused.
+
+        Raises:
+            Denied: the gateway does not let it be handed on, or not so, or not to that workload.
+            Revoked, GatewayUnavailableError, TaskClosedError: it cannot be handed on any more.
+            MisuseError: the step is over or not entered, no SPIFFE ID, no envelope, or a purpose beyond MAX_PURPOSE characters.
+        """
+        _ = self.grant  # Raises when there is nothing to hand on.
+        answer = await self._lease.hand_off(handing_on(self.id, to, envelope, purpose))
+        if isinstance(answer, Denial):
+            raise Denied(answer, what=f"handing on step {self._intent.tool}")
+        task_type, words = self._opening.task_type, self._opening.parameters_json
+        parameters = parse_object(words, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
+        return HandOff(answer.hand_off_id, task_type, parameters, purpose, answer.ticket)
 
     async def newer(self, grant: Grant) -> Grant | None:
         """The grant that took the place of `grant`, awaited if its renewal is under way; None if there is none.

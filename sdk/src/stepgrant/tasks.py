@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from stepgrant.answers import Limits, Opened, ToolOffer
-from stepgrant.assignment import MAX_PURPOSE, Assignment
 from stepgrant.clock import Clock
 from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
+from stepgrant.handed import MAX_PURPOSE, Assignment, Handed, HandOff
 from stepgrant.holding import Holder, StepIntent
 from stepgrant.ids import parse_name, parse_tool, ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, MAX_PARAMETERS_BYTES, canonical, from_python
@@ -24,6 +24,8 @@ from stepgrant.subject import MAX_SUBJECT_TOKEN
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
 ULID_ENTROPY: Final = 10
+What: TypeAlias = str | Assignment | HandOff
+"""What a task is opened with: its type, or what another workload handed over, which says its words."""
 
 
 class Task:
@@ -32,20 +34,20 @@ class Task:
     def __init__(
         self,
         lease: Lease,
-        *,
-        task_type: str,
+        opening: Opening,
         clock: Clock,
+        *,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._lease = lease
-        self._task_type = task_type
+        self._opening = opening
         self._clock = clock
         self._entropy = entropy
         self._process = os.getpid()
 
     def __repr__(self) -> str:
         """Type and id; never a parameter."""
-        return f"<Task {self._task_type} {self._opened.task_id}>"
+        return f"<Task {self.type} {self.id}{self.branch_id and f' branch {self.branch_id}'}>"
 
     @property
     def holder(self) -> Holder:
@@ -58,13 +60,18 @@ class Task:
 
     @property
     def id(self) -> str:
-        """The task's id, a ULID."""
+        """The task's id, a ULID. All branches of a task have the same."""
         return self._opened.task_id
+
+    @property
+    def branch_id(self) -> str:
+        """The branch of the task that this is: the id of the hand-off that it was opened with. Empty = the task itself."""
+        return self._opened.branch_id
 
     @property
     def type(self) -> str:
         """The task type."""
-        return self._task_type
+        return self._opening.task_type
 
     @property
     def expires_at(self) -> datetime:
@@ -129,7 +136,7 @@ class Task:
             purpose=purpose,
             wanted_ttl=wanted_ttl,
         )
-        return Step(self._lease, intent, self._clock, renew=renew)
+        return Step(self._lease, self._opening, intent, self._clock, renew=renew)
 
 
 @contextmanager
@@ -143,21 +150,27 @@ def working_for(task: Task) -> Iterator[None]:
         leave(CURRENT_TASK, current)
 
 
-def opening_of(
-    what: str | Assignment, parameters: Mapping[str, object], purpose: str, subject_token: str | None
-) -> Opening:
-    """What a task is opened with: a task type and its words, or an assignment, which says them.
+def opening_of(what: What, parameters: Mapping[str, object], purpose: str, subject_token: str | None) -> Opening:
+    """What a task is opened with: a task type and its words, or an assignment or a hand-off, which says them.
 
     Raises:
-        MisuseError: words beside an assignment, no name of a type, or a purpose or token beyond its bound.
+        MisuseError: words beside one that says them, a subject token beside a hand-off, no name of a type, or a purpose or
+            token beyond its bound.
         ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
     """
-    if isinstance(what, Assignment):
+    task_type, ticket, hand_off = "", b"", b""
+    if isinstance(what, Handed):
         if parameters or purpose:
-            raise MisuseError("an assignment says parameters and purpose itself: leave them out")
-        task_type, ticket, parameters, purpose = what.task_type, what.ticket, what.parameters, what.purpose
+            raise MisuseError("an assignment or a hand-off says parameters and purpose itself: leave them out")
+        task_type, parameters, purpose = what.task_type, what.parameters, what.purpose
+        if isinstance(what, HandOff):
+            hand_off = what.ticket
+            if subject_token is not None:
+                raise MisuseError("the user of a branch is that of its task: leave `subject_token` out")
+        else:
+            ticket = what.ticket
     else:
-        task_type, ticket = what, b""
+        task_type = what
     try:
         parse_name(task_type, "the task type")
     except InvalidIdError as error:
@@ -170,7 +183,7 @@ def opening_of(
             " token itself, or leave it out"
         )
     text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
-    return Opening(task_type, text, purpose, subject_token or "", ticket)
+    return Opening(task_type, text, purpose, subject_token or "", ticket, hand_off)
 
 
 def json_object(members: Mapping[str, object], most: int, what: str) -> str:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stepgrant._wire import declare_message, read_answer, report_message
-from stepgrant.answers import Challenge, Closed, Ended, Grant, Opened, Settled
+from stepgrant._wire import declare_message, open_message, read_answer, report_message
+from stepgrant.answers import Challenge, Closed, Ended, Grant, HandedOff, Opened, Settled
 from stepgrant.errors import Denial, DenialCode, ProtocolError
 from stepgrant.grant import Binding, Tier
 from stepgrant.v1 import agent_pb2, types_pb2
@@ -50,6 +50,11 @@ def opened(**changes):
         "live_steps": [STEP],
     }
     return message(opened=agent_pb2.Opened(**(fields | changes)))
+
+
+def handed_off(**changes):
+    fields = {"step_id": STEP, "hand_off_id": STEP, "ticket": b"t" * 32, "decision_id": STEP}
+    return message(handed_off=agent_pb2.HandedOff(**(fields | changes)))
 
 
 def test_a_grant_is_read_with_its_times_and_without_its_token_in_repr():
@@ -106,6 +111,13 @@ def test_the_other_answers_are_read():
         opened(resume_token=bytes(31)),
         opened(live_steps=["x"]),
         opened(live_steps=[STEP] * 1025),
+        opened(branch_id="x"),
+        handed_off(step_id=""),
+        handed_off(hand_off_id=STEP.lower()),
+        handed_off(decision_id=""),
+        handed_off(ticket=b""),
+        handed_off(ticket=bytes(31)),
+        handed_off(ticket=bytes(33)),
         message(challenge=agent_pb2.Challenge(nonce=bytes(31), gateway_id="g", revision=1)),
         message(challenge=agent_pb2.Challenge(nonce=bytes(32), gateway_id="g", revision=2)),
         message(settled=agent_pb2.Settled(step_id=STEP, state="granted")),
@@ -120,6 +132,22 @@ def test_the_other_answers_are_read():
 def test_what_the_protocol_does_not_allow_is_refused(bad):
     with pytest.raises(ProtocolError):
         read_answer(bad)
+
+
+def test_a_hand_off_is_read_without_its_ticket_in_repr_and_a_branch_by_its_id():
+    answer = read_answer(handed_off())[1]
+    assert answer == HandedOff(STEP, STEP, b"t" * 32, STEP)
+    assert "ttt" not in repr(answer)
+    assert read_answer(opened(branch_id=STEP))[1].branch_id == STEP
+    assert read_answer(opened())[1].branch_id == ""
+
+
+def test_what_is_taken_up_again_brings_its_resume_token_and_no_ticket():
+    words = {"task_type": "Refund", "parameters_json": "{}", "purpose": "", "instance_key": b"k", "signature": b"s"}
+    new = open_message(**words, ticket=b"a", hand_off=b"h")
+    again = open_message(**words, ticket=b"a", hand_off=b"h", resume_token=b"r")
+    assert (new.assignment, new.hand_off, new.resume_token) == (b"a", b"h", b"")
+    assert (again.assignment, again.hand_off, again.resume_token) == (b"", b"", b"r")
 
 
 def test_an_unknown_field_is_refused():

@@ -96,6 +96,24 @@ def test_a_step_can_be_renewed_by_hand(served):
         assert step.grant.grant_id != first
 
 
+def test_a_step_is_handed_on_and_worked_on_in_blocking_code(served):
+    served.allow_hand_off("orders.get")
+
+    @blocking.tool("orders.get")
+    def get(order_id):
+        to = "spiffe://test.stepgrant.test/agent/test"
+        handed = blocking.hand_off(to, {"orders.get": {"order_id": {"exact": order_id}}})
+        with connect(served) as other, other.task(handed) as branch, branch.step("orders.get"):
+            return (branch.id, branch.branch_id == handed.id)
+
+    origin = blocking.connect(served.address.target, str(served.gateway_id), served.identity("agent/origin"))
+    with origin, blocking.task("Refund") as task:
+        assert get("o") == (task.id, True)
+        assert task.branch_id == ""
+        with pytest.raises(MisuseError, match="none is open here"):
+            blocking.hand_off("spiffe://test.stepgrant.test/agent/test", {"orders.get": {}})
+
+
 async def test_on_an_event_loop_blocking_steps_are_refused(gateway):
     async with gateway.client() as client, client.task("Refund") as task:
         with (

@@ -16,10 +16,12 @@ from stepgrant.errors import (
     Revoked,
     TaskClosedError,
 )
-from stepgrant.guard import task, tool
+from stepgrant.guard import hand_off, task, tool
 from stepgrant.step import CURRENT_STEP
 from stepgrant.tasks import CURRENT_TASK
 from tests.kit.loop import settled
+
+TO = "spiffe://test.stepgrant.test/agent/other"
 
 
 def recorder(name, ran, **options):
@@ -250,3 +252,21 @@ async def test_inv_5_a_body_that_would_run_after_its_step_does_not_run(gateway):
         with pytest.raises(MisuseError, match="returned a generator"):
             await generating()
     assert [(one.failed, one.error_class) for one in gateway.reported] == [(True, "MisuseError")] * 2
+
+
+async def test_a_step_is_handed_on_from_the_body_of_its_tool(gateway):
+    gateway.allow_hand_off("orders.get")
+    handed = []
+
+    @tool("orders.get")
+    async def get(order_id):
+        handed.append(await hand_off(TO, {"orders.get": {"order_id": {"exact": order_id}}}, purpose="p"))
+
+    async with gateway.client(), task("Refund", customer="jo@x.org"):
+        with pytest.raises(MisuseError, match="handed on and none is open here"):
+            await hand_off(TO, {"orders.get": {}})
+        await get("o")
+    [declared], [handed_on] = gateway.declared, gateway.handed_on
+    assert (handed_on.step_id, handed_on.workload, handed_on.purpose) == (declared.step_id, TO, "p")
+    assert handed_on.envelope == {"orders.get": {"order_id": {"exact": "o"}}}
+    assert (handed[0].task_type, handed[0].parameters) == ("Refund", {"customer": "jo@x.org"})

@@ -306,3 +306,25 @@ async def test_ds_09_the_stream_of_a_closed_task_ends_with_its_status_and_is_not
         async with client.task("Refund") as task:
             call = task._lease._hold.session._call
         assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_a_step_is_handed_on_while_its_task_moves_and_a_lost_stream_says_so(gateway, identity, task):
+    """As a declare: what is asked is answered before the task moves, and what was lost on the way is not asked again."""
+    gateway.allow_hand_off("orders.get")
+    with pytest.raises(Revoked):
+        async with task.step("orders.get") as step:
+            gateway.hold("orders.get")
+            asked = asyncio.create_task(step.hand_off("spiffe://test.stepgrant.test/agent/other", {"orders.get": {}}))
+            identity.become(gateway.authority.snapshot("agent/test"))
+            await gateway.release("orders.get")
+            assert (await asked).ticket
+            await gateway.until(lambda: gateway.resumed)
+            assert (await step.hand_off("spiffe://test.stepgrant.test/agent/other", {"orders.get": {}})).ticket
+            gateway.hold("orders.get")
+            asked = asyncio.create_task(step.hand_off("spiffe://test.stepgrant.test/agent/other", {"orders.get": {}}))
+            await asyncio.sleep(0)
+            gateway.cut()
+            await interrupted()
+    with pytest.raises(GatewayUnavailableError):
+        await asked
+    assert len(gateway.handed_on) == 2

@@ -268,3 +268,43 @@ async def test_a_step_that_is_left_in_another_context_is_reported_all_the_same(g
         await asyncio.create_task(whole.__aexit__(None, None, None))
     assert [one.failed for one in gateway.reported] == [False]
     assert [failed for _, failed in gateway.closed] == [False]
+
+
+TO = "spiffe://test.stepgrant.test/agent/other"
+BOUNDS = {"orders.get": {"order_id": "any"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"to": "agent/other"}, "write it as spiffe://trust-domain/path"),
+        ({"to": TO + "/"}, "write it as spiffe://trust-domain/path"),
+        ({"envelope": None}, "within an envelope"),
+        ({"envelope": {}}, "within an envelope"),
+        ({"purpose": "p" * 1025}, "shorten it"),
+    ],
+)
+async def test_a_hand_off_that_cannot_be_is_misuse_and_not_asked_for(gateway, said, why):
+    async with gateway.client() as client, client.task("Refund") as task, task.step("orders.get") as step:
+        with pytest.raises(MisuseError, match=why):
+            await step.hand_off(**({"to": TO, "envelope": BOUNDS} | said))
+    assert gateway.handed_on == []
+
+
+async def test_a_step_that_is_not_live_is_not_handed_on(gateway):
+    gateway.allow_hand_off("orders.get")
+    async with gateway.client() as client, client.task("Refund") as task:
+        step = task.step("orders.get")
+        with pytest.raises(MisuseError, match=r"orders\.get is not entered: use it inside"):
+            await step.hand_off(TO, BOUNDS)
+        async with step:
+            assert "orders.get" not in repr(await step.hand_off(TO, BOUNDS))
+        with pytest.raises(MisuseError, match=r"orders\.get is over: use it inside"):
+            await step.hand_off(TO, BOUNDS)
+        with pytest.raises(Revoked, match="locked"):
+            async with task.step("orders.get") as revoked:
+                await gateway.revoke(revoked.id)
+                with pytest.raises(asyncio.CancelledError):
+                    await interrupted()
+                await revoked.hand_off(TO, BOUNDS)
+    assert len(gateway.handed_on) == 1

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from stepgrant.errors import MisuseError
-from stepgrant.tasks import json_object
+from stepgrant.handed import HandOff
+from stepgrant.tasks import json_object, opening_of
 
 
 @pytest.mark.parametrize(
@@ -58,3 +59,21 @@ async def test_a_forked_child_is_told_to_open_its_own_task_and_does_not_wait_for
             with pytest.raises(MisuseError, match="another event loop or process"):
                 async with client.task("Refund"):
                     pytest.fail("the task opens")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "purpose", "token", "why"),
+    [
+        ({"order_id": "o"}, "", None, "says parameters and purpose itself"),
+        ({}, "p", None, "says parameters and purpose itself"),
+        ({}, "", "a.b.c", "the user of a branch is that of its task"),
+    ],
+)
+def test_a_branch_is_opened_with_the_hand_off_and_nothing_beside_it(parameters, purpose, token, why):
+    hand_off = HandOff("01KAJ7RM0000000000000HAND0", "Refund", {"order_id": "o"}, "pay it", b"t" * 32)
+    opening = opening_of(hand_off, {}, "", None)
+    assert (opening.parameters_json, opening.purpose, opening.hand_off, opening.ticket) == (
+        '{"order_id":"o"}', "pay it", b"t" * 32, b"",
+    )  # fmt: skip
+    with pytest.raises(MisuseError, match=why):
+        opening_of(hand_off, parameters, purpose, token)

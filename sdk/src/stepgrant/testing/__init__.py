@@ -2,11 +2,12 @@
 
 from stepgrant.testing.authority import ScriptedIdentity, ThrowAwayAuthority
 from stepgrant.testing.gateway import ScriptedGateway
-from stepgrant.testing.script import DeclaredStep, GrantRule, OpenedTask, ReportedStep
+from stepgrant.testing.script import DeclaredStep, GrantRule, HandedOnStep, OpenedTask, ReportedStep
 
 __all__ = [
     "DeclaredStep",
     "GrantRule",
+    "HandedOnStep",
     "OpenedTask",
     "ReportedStep",
     "ScriptedGateway",

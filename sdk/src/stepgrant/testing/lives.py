@@ -36,7 +36,10 @@ class ScriptedStep:
 
 @dataclass(slots=True, eq=False)
 class ScriptedTask:
-    """A task and the stream that has it; None and `lost_at` when it was lost, `over` when it can never be taken up."""
+    """A task and the stream that has it; None and `lost_at` when it was lost, `over` when it can never be taken up.
+
+    `below`: the step of another workload that it is a branch below, or empty.
+    """
 
     opened: OpenedTask
     stream: ScriptedStream | None
@@ -44,6 +47,7 @@ class ScriptedTask:
     token_sha256: bytes = b""
     lost_at: datetime | None = None
     over: bool = False
+    below: str = ""
 
     @property
     def live(self) -> list[str]:
@@ -81,6 +85,10 @@ class Lives:
             asked.workload, asked.instance_jkt, asked.task_type, asked.parameters,
         )  # fmt: skip
         return task if same else None
+
+    def branches(self, step_id: str) -> list[ScriptedTask]:
+        """Branches below this step that are not over."""
+        return [task for task in self._tasks.values() if task.below == step_id and not task.over]
 
     def use(self, task: ScriptedTask) -> None:
         """The token is used."""

@@ -43,7 +43,7 @@ class Signer:
         claims = GrantClaims(
             issuer=self.gateway_id,
             subject=task.workload,
-            chain=(task.workload,),
+            chain=(*task.came_through, task.workload),
             audience=rule.audience,
             issued_at=now,
             not_before=now,

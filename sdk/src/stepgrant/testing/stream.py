@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final
 
-from stepgrant._wire import NONCE_BYTES, RESUME_TOKEN_BYTES
+import grpc
+
+from stepgrant._wire import NONCE_BYTES
 from stepgrant._wire_strict import refuse_unknown
-from stepgrant.assignment import TICKET_BYTES
 from stepgrant.dpop import open_message, verify_open_proof
 from stepgrant.errors import (
     ArgumentsInvalidError,
@@ -24,15 +26,15 @@ from stepgrant.errors import (
 from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.ids import parse_tool, parse_ulid
 from stepgrant.intent import MAX_PARAMETERS_BYTES, parse_object
-from stepgrant.testing.failures import StepExistsError, invalid, status_of
+from stepgrant.testing.branches import STEP_ENDED, hand_on
+from stepgrant.testing.failures import StepExistsError, invalid, refuse_malformed, status_of
 from stepgrant.testing.lives import NOT_RESUMABLE, Lives, ScriptedStep, ScriptedTask
+from stepgrant.testing.messages import denied, handed_off, opened, reply
 from stepgrant.testing.script import DeclaredStep, OpenedTask, ReportedStep, Rule, Script
-from stepgrant.testing.signing import BINDINGS, Signer, unix_ms
+from stepgrant.testing.signing import Signer, unix_ms
 from stepgrant.v1 import agent_pb2, types_pb2
 
-TASK_LIFE: Final = timedelta(minutes=15)
-LIMITS: Final = agent_pb2.Limits(live_steps=64, depth=8, arguments_bytes=64 * 1024, steps=10_000)
-STEP_ENDED: Final = Denial(DenialCode.STEP_ENDED, "The step is over.", "Declare a new step.")
+_ORIGIN_ENDED: Final = ("parent_ended", "The step that was handed on is over.")
 _REVOKES: Final = frozenset({DenialCode.NO_PERMIT, DenialCode.FORBIDDEN, DenialCode.LOCKED})
 """Renewals denied so revoke the step; others let the grant run out (INV-6)."""
 
@@ -66,6 +68,8 @@ class ScriptedStream:
             await self._over.wait()
         finally:
             if self._has_task:
+                for step_id in self._task.live:
+                    self._end_branches(step_id)
                 self._task.lose(self._signer.now())
                 self._task.over |= isinstance(self._failure, StepgrantError)
                 self._script.lost.append(self._task.opened.task_id)
@@ -105,6 +109,10 @@ class ScriptedStream:
         """Another stream has the task: what was asked here is answered here, nothing else is heard, then it closes."""
         self._last_words = asyncio.create_task(self._hand_over())
 
+    def origin_ended(self) -> None:
+        """The step that the branch is below is over: so are its own, and then it closes."""
+        self._last_words = asyncio.create_task(self._end_branch())
+
     @property
     def _has_task(self) -> bool:
         return self._task.stream is self
@@ -113,6 +121,15 @@ class ScriptedStream:
         if self._handlers:
             await asyncio.wait(self._handlers)
         await self._close("taken_over", "Another stream has the task.")
+
+    async def _end_branch(self) -> None:
+        with suppress(grpc.aio.UsageError, asyncio.InvalidStateError):  # The agent is gone, and hears nothing any more.
+            for step_id in self._task.live:
+                await self.end_step(step_id, "revoked", *_ORIGIN_ENDED)
+            await self._close(*_ORIGIN_ENDED)
+
+    async def _deny(self, number: int, denial: Denial, step_id: str = "") -> None:
+        await self.say(agent_pb2.GatewayMessage(reply_to=number, denied=denied(self._signer, denial, step_id)))
 
     async def _close(self, code: str, reason: str) -> None:
         await self.say(agent_pb2.GatewayMessage(closed=agent_pb2.Closed(code=code, reason=reason)))
@@ -146,6 +163,8 @@ class ScriptedStream:
     def _start(self, kind: str | None, number: int, message: agent_pb2.AgentMessage) -> None:
         if kind == "declare":
             work = self._declare(number, message.declare)
+        elif kind == "hand_off":
+            work = self._hand_off(number, message.hand_off)
         elif kind == "renew":
             work = self._renew(number, message.renew.step_id)
         else:
@@ -165,12 +184,7 @@ class ScriptedStream:
         self._over.set()
 
     async def _open(self, message: agent_pb2.Open, nonce: bytes) -> None:
-        if message.revision != PROTOCOL_REVISION:
-            raise ProtocolError(f"the agent speaks revision {message.revision}")
-        if len(message.resume_token) not in {0, RESUME_TOKEN_BYTES}:
-            raise ProtocolError("the resume token is not of its size")
-        if len(message.assignment) not in {0, TICKET_BYTES} or (message.assignment and message.resume_token):
-            raise ProtocolError("the ticket is not of its size, or stands beside a resume token")
+        refuse_malformed(message)
         signed = open_message(self._signer.gateway_id, nonce, self._leaf_sha256)
         try:
             jkt = verify_open_proof(message.instance_key, message.signature, signed)
@@ -179,34 +193,42 @@ class ScriptedStream:
         try:
             parameters = parse_object(message.parameters_json, max_bytes=MAX_PARAMETERS_BYTES, what="parameters")
         except ArgumentsInvalidError as error:
-            await self.say(agent_pb2.GatewayMessage(reply_to=1, denied=self._denied(invalid(error), "")))
+            await self._deny(1, invalid(error))
             self._over.set()
             return
         asked = OpenedTask(
             self._signer.new_id(), message.task_type, parameters, message.purpose, self._workload, jkt,
             assigned=bool(message.assignment), subject_token=message.subject_token,
         )  # fmt: skip
-        token, ticket = message.resume_token, message.assignment
-        denial = self._take(token, asked) if token else self._begin(asked, ticket)
+        denial = self._take(message.resume_token, asked) if message.resume_token else self._begin(asked, message)
         if denial is not None:
-            await self.say(agent_pb2.GatewayMessage(reply_to=1, denied=self._denied(denial, "")))
+            await self._deny(1, denial)
             self._over.set()
         else:
-            await self.say(agent_pb2.GatewayMessage(reply_to=1, opened=self._opened()))
+            said = opened(self._signer, self._task, self._script.tools(), self._lives.issue(self._task))
+            await self.say(agent_pb2.GatewayMessage(reply_to=1, opened=said))
         await self._script.note()
 
-    def _begin(self, asked: OpenedTask, ticket: bytes) -> Denial | None:
-        """A new task, or why not."""
-        self._task = ScriptedTask(asked, self)
+    def _begin(self, asked: OpenedTask, message: agent_pb2.Open) -> Denial | None:
+        """A new task or a new branch, or why not."""
+        below, denial = "", None
+        if message.hand_off:
+            branch = self._script.take_hand_off(message.hand_off, asked)
+            denial, (asked, below) = (branch, (asked, "")) if isinstance(branch, Denial) else (None, branch)
+        elif message.assignment:
+            denial = self._script.take(message.assignment, asked)
+        else:
+            denial = self._script.for_task(asked.task_type)
+        self._task = ScriptedTask(asked, self, below=below)
         self._script.opened.append(asked)
-        return self._script.take(ticket, asked) if ticket else self._script.for_task(asked.task_type)
+        return denial
 
     def _take(self, token: bytes, asked: OpenedTask) -> Denial | None:
         """The task that is taken up or over is this stream's from now on; or why not."""
         task = self._lives.find(token, asked, self._signer.now())
         if task is None:
             return NOT_RESUMABLE
-        denial = self._script.for_task(asked.task_type, assigned=task.opened.assigned)
+        denial = self._script.for_task(asked.task_type, assigned=task.opened.assigned or bool(task.opened.branch_id))
         if denial is not None:
             return denial
         self._lives.use(task)
@@ -222,8 +244,7 @@ class ScriptedStream:
         try:
             arguments = parse_object(message.arguments_json)
         except ArgumentsInvalidError as error:
-            denied = self._denied(invalid(error), step_id)
-            await self.say(agent_pb2.GatewayMessage(reply_to=number, denied=denied))
+            await self._deny(number, invalid(error), step_id)
             return
         declared = DeclaredStep(
             task_id=self._task.opened.task_id,
@@ -247,12 +268,11 @@ class ScriptedStream:
             await self._script.note()
             await self._script.until_released(declared.tool)
             answer = self._decide(declared, self._rule(declared), self._leaf_sha256)
-            granted = answer.WhichOneof("message") == "granted"
             if answer.denied.code != DenialCode.OVERLOADED.value:
                 # Who is put off has not been looked at, and may ask again.
-                state = "granted" if granted else "denied"
+                state = str(answer.WhichOneof("message"))
                 self._task.steps[declared.step_id] = ScriptedStep(declared, intent, answer, state, self._leaf_sha256)
-        await self.say(_reply(number, answer))
+        await self.say(reply(number, answer))
 
     async def _renew(self, number: int, step_id: str) -> None:
         step = self._step(step_id)
@@ -261,9 +281,20 @@ class ScriptedStream:
         if step.state != "granted":
             rule = STEP_ENDED
         answer = self._decide(step.declared, rule, step.leaf_sha256)
-        await self.say(_reply(number, answer))
+        await self.say(reply(number, answer))
         if isinstance(rule, Denial) and rule.code in _REVOKES:
             await self.end_step(step_id, "revoked", "policy_changed", rule.reason)
+        await self._script.note()
+
+    async def _hand_off(self, number: int, message: agent_pb2.HandOff) -> None:
+        step = self._step(message.step_id)
+        await self._script.until_released(step.declared.tool)
+        made = hand_on(self._script, self._task, step, message)
+        if isinstance(made, Denial):
+            await self._deny(number, made, message.step_id)
+        else:
+            said = handed_off(self._signer, made, message.step_id)
+            await self.say(agent_pb2.GatewayMessage(reply_to=number, handed_off=said))
         await self._script.note()
 
     async def _report(self, number: int, message: agent_pb2.Report) -> None:
@@ -301,43 +332,19 @@ class ScriptedStream:
             raise ProtocolError("the step was not declared in this task")
         return step
 
+    def _end_branches(self, step_id: str) -> None:
+        self._script.withdraw_offers(step_id)
+        for branch in self._lives.branches(step_id):
+            branch.over = True
+            if branch.stream is not None:
+                branch.stream.origin_ended()
+
     async def _end_children(self, step_id: str) -> None:
+        self._end_branches(step_id)
         for child in [one.declared for one in self._task.steps.values() if one.declared.parent_step_id == step_id]:
             await self.end_step(child.step_id, "revoked", "parent_ended", "The parent step is over.")
 
     def _decide(self, declared: DeclaredStep, rule: Rule, leaf_sha256: bytes) -> agent_pb2.GatewayMessage:
         if isinstance(rule, Denial):
-            return agent_pb2.GatewayMessage(denied=self._denied(rule, declared.step_id))
+            return agent_pb2.GatewayMessage(denied=denied(self._signer, rule, declared.step_id))
         return agent_pb2.GatewayMessage(granted=self._signer.grant(declared, rule, self._task.opened, leaf_sha256))
-
-    def _opened(self) -> agent_pb2.Opened:
-        return agent_pb2.Opened(
-            task_id=self._task.opened.task_id,
-            instance_id=self._signer.instance_id,
-            expires_unix_ms=unix_ms(self._signer.now() + TASK_LIFE),
-            tools=[
-                agent_pb2.ToolOffer(tool=tool, audience=rule.audience, binding=BINDINGS[rule.binding])
-                for tool, rule in sorted(self._script.tools().items())
-            ],
-            limits=LIMITS,
-            resume_token=self._lives.issue(self._task),
-            live_steps=self._task.live,
-        )
-
-    def _denied(self, denial: Denial, step_id: str) -> types_pb2.Denied:
-        return types_pb2.Denied(
-            step_id=step_id,
-            decision_id=self._signer.new_id(),
-            code=denial.code.value,
-            reason=denial.reason,
-            next=denial.next,
-            argument=denial.argument,
-            retry_after_ms=0 if denial.retry_after is None else denial.retry_after // timedelta(milliseconds=1),
-        )
-
-
-def _reply(number: int, answer: agent_pb2.GatewayMessage) -> agent_pb2.GatewayMessage:
-    message = agent_pb2.GatewayMessage()
-    message.CopyFrom(answer)
-    message.reply_to = number
-    return message

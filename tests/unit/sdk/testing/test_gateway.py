@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from stepgrant.assignment import Assignment
 from stepgrant.errors import DenialCode, Denied, GatewayUnavailableError, MisuseError
+from stepgrant.handed import Assignment
 from stepgrant.testing import ScriptedGateway
 
 

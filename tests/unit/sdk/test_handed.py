@@ -1,4 +1,4 @@
-"""Slips: what a dispatcher hands over is read back as it was, and anything else is refused."""
+"""Slips: what one workload hands to another is read back as it was, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepgrant.assignment import MAX_SLIP_BYTES, Assignment
 from stepgrant.errors import InvalidInputError
+from stepgrant.handed import MAX_SLIP_BYTES, Assignment, HandOff
 from stepgrant.intent import Json, canonical
 
 GOOD = Assignment(
@@ -43,6 +43,17 @@ def test_what_is_handed_over_is_read_as_it_was() -> None:
     assert text.isascii()
     assert len(text.split()) == 1
     assert Assignment.read(text) == GOOD
+
+
+def test_a_hand_off_is_handed_over_alike_and_is_no_assignment() -> None:
+    hand_off = HandOff(GOOD.id, GOOD.task_type, GOOD.parameters, GOOD.purpose, GOOD.ticket)
+    assert HandOff.read(hand_off.slip()) == hand_off
+    assert "ttt" not in repr(hand_off)
+    assert hand_off != GOOD
+    with pytest.raises(InvalidInputError, match="no slip of an assignment, which begins with stepgrant-assignment-1"):
+        Assignment.read(hand_off.slip())
+    with pytest.raises(InvalidInputError, match="no slip of a hand-off, which begins with stepgrant-hand-off-1"):
+        HandOff.read(GOOD.slip())
 
 
 def test_neither_ticket_nor_parameters_stand_in_the_repr() -> None:
