@@ -64,7 +64,7 @@ from stepgrant_gateway.system import SystemClock, identity_source, system_entrop
 from stepgrant_gateway.tokens.keys import SigningKeys
 from stepgrant_gateway.tokens.mint import GrantMinter
 from stepgrant_gateway.tracing import Tracing, begin_tracing
-from stepgrant_gateway.trust import following
+from stepgrant_gateway.trust import following, on_record
 from stepgrant_gateway.upkeep import Upkeep
 from stepgrant_gateway.web.metrics import Metrics
 
@@ -289,6 +289,7 @@ async def _face(
         feed=application.feed,
     )  # fmt: skip
     stack.enter_context(follow)
+    stack.enter_context(on_record(identity, provers.users, provers.workloads, clock, application.recorder))
     limits = agent_pb2.Limits(
         live_steps=MAX_LIVE_STEPS, depth=MAX_STEP_DEPTH, arguments_bytes=MAX_ARGUMENTS_BYTES, steps=MAX_STEPS
     )

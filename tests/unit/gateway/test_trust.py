@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySnapshot, take_snapshot
+from stepgrant_gateway.app.trusted import EVERY
 from stepgrant_gateway.core.boundary import TaskClosed
+from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.identity.bearers import Bearers, JwtSvidBearers
 from stepgrant_gateway.identity.discovery import OidcIssuer
+from stepgrant_gateway.identity.federation import FederatedIdentity
 from stepgrant_gateway.identity.issuers import Issuers
 from stepgrant_gateway.identity.mapping import Mapped
 from stepgrant_gateway.identity.oidc_bearers import OidcBearers
@@ -21,7 +26,7 @@ from stepgrant_gateway.identity.oidc_keys import REFRESH
 from stepgrant_gateway.identity.oidc_settings import WorkloadIssuer
 from stepgrant_gateway.rpc.caller import Caller
 from stepgrant_gateway.rpc.live import LiveCalls
-from stepgrant_gateway.trust import following
+from stepgrant_gateway.trust import following, on_record
 from tests.kit.ca import FixedSource, TestAuthority
 from tests.kit.clock import START
 from tests.kit.foreign import ForeignSigner
@@ -75,6 +80,11 @@ class Scene:
         self.heart.clock.advance(REFRESH)
         await self.users.settled()
         await self.workloads.settled()
+
+    async def events(self) -> list[dict[str, Any]]:
+        """What the ledger says of keys that are trusted."""
+        kinds = {EventType.BUNDLE_CHANGED, EventType.ISSUER_KEYS_CHANGED}
+        return [dict(event.data) for event in await self.heart.recorded() if event.type in kinds]
 
     def enter(self, name: str, token: str) -> None:
         """A stream that was opened with this token."""
@@ -135,3 +145,47 @@ async def test_afterwards_nobody_hears_of_changes(scene: Scene) -> None:
     scene.source.put(scene.snapshot())
     await scene.replace_key("workloads", scene.issuer)
     assert scene.lost == []
+
+
+async def test_what_is_trusted_is_on_record_from_the_start_and_as_it_changes(scene: Scene) -> None:
+    built = scene.heart
+    identity = FederatedIdentity(scene.source, (), built.clock, built.entropy)
+    before = f"x509-svid:{sha256(scene.authority.bundle().authorities[0]).hexdigest()}"
+    with on_record(identity, scene.users, scene.workloads, built.clock, built.journal):
+        users, workloads, bundle = await scene.events()
+        assert (bundle["trust_domain"], bundle["sequence"], bundle["keys"]) == ("acme.org", None, 2)
+        [jwt, x509] = bundle["added"]
+        assert (jwt[:9], x509) == ("jwt-svid:", before)
+        for event, issuer, of in ((users, scene.user_issuer, "subjects"), (workloads, scene.issuer, "workloads")):
+            assert (event["issuer"], event["of"], len(event["added"])) == (issuer.url, of, 1)
+        # Another SVID under the same authorities is no change of theirs.
+        scene.source.put(scene.snapshot())
+        await asyncio.sleep(0)
+        assert len(await scene.events()) == 3
+        scene.jwt = JwtAuthority(kid="two")
+        built.clock.advance(EVERY)
+        scene.source.put(scene.snapshot())
+        await asyncio.sleep(0)
+        [_, _, _, changed] = await scene.events()
+        assert (changed["removed"], changed["keys"]) == ([jwt], 2)
+        await scene.replace_key("users", scene.user_issuer)
+        [*_, keys] = await scene.events()
+        assert (keys["issuer"], keys["removed"]) == (scene.user_issuer.url, users["added"])
+        # A trust domain whose bundle is gone has no authorities any more.
+        scene.authority = TestAuthority("other.test")
+        scene.jwt = JwtAuthority("other.test")
+        scene.source.put(scene.snapshot())
+        await asyncio.sleep(0)
+        [*_, gone, other] = await scene.events()
+        assert (gone["trust_domain"], gone["keys"]) == ("acme.org", 0)
+        assert gone["removed"] == sorted([*changed["added"], x509])
+        assert (other["trust_domain"], other["keys"]) == ("other.test", 2)
+
+
+async def test_where_there_is_no_identity_what_was_trusted_stays_on_record_as_it_was(scene: Scene) -> None:
+    built = scene.heart
+    identity = FederatedIdentity(scene.source, (), built.clock, built.entropy)
+    with on_record(identity, scene.users, scene.workloads, built.clock, built.journal):
+        scene.source.put(None)
+        await asyncio.sleep(0)
+        assert len(await scene.events()) == 3

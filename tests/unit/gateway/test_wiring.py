@@ -111,6 +111,7 @@ async def test_start_policy_keys_and_stop_are_on_record(tmp_path):
         "gateway.started",
         "policy.activated",
         "key.activated",
+        "bundle.changed",
         "gateway.stopped",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +23,10 @@ program = typer.Typer(help="The ledger.", no_args_is_help=True)
 Ledger = Annotated[
     Path, typer.Argument(help="Ledger file of a gateway; it may be running.", exists=True, dir_okay=False)
 ]
-_FIRST: Final = ("task", "assignment", "dispatcher", "step", "tool", "code", "reason")
+_FIRST: Final = ("task", "assignment", "dispatcher", "step", "tool", "code", "reason", "trust_domain", "issuer", "of",
+                 "sequence", "keys", "added", "removed", "between")  # fmt: skip
 """What of an event's data is worth a person's first look, in this order."""
+_DIGEST: Final = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 @program.command("verify", epilog=EPILOG)
@@ -173,6 +176,11 @@ def _opener(reader: SqliteLedgerReader, key: bytes) -> Callable[[StoredEvent], M
 
 def _line(event: Mapping[str, Any]) -> str:
     data = event["data"]
-    first = [f"{name}={data[name]}" for name in _FIRST if data.get(name)]
+    first = [f"{name}={_short(data[name])}" for name in _FIRST if data.get(name) not in (None, "", [])]
     opened = f" input={json.dumps(event['input'], ensure_ascii=False)}" if "input" in event else ""
-    return f"{event['at'][11:23]} {event['sequence']:>6} {event['type']:<18} {' '.join(first)}{opened}"
+    return f"{event['at'][11:23]} {event['sequence']:>6} {event['type']:<20} {' '.join(first)}{opened}"
+
+
+def _short(value: object) -> object:
+    """A list of keys as a person compares it: the first digits of each."""
+    return ",".join(_DIGEST.sub(r"\1", str(one)) for one in value) if isinstance(value, list) else value

@@ -40,6 +40,8 @@ class EventType(Enum):
     LOCK_SET = "lock.set"
     LOCK_LIFTED = "lock.lifted"
     SUBJECT_LOGGED_OUT = "subject.logged_out"
+    BUNDLE_CHANGED = "bundle.changed"
+    ISSUER_KEYS_CHANGED = "issuer.keys_changed"
     IDENTITY_DENIED = "identity.denied"
     CLOCK_SET_BACK = "clock.set_back"
     CLOCK_FORGIVEN = "clock.forgiven"

@@ -78,6 +78,11 @@ class FederatedIdentity:
         self._combined = (own, documents, combined)
         return combined
 
+    def sequence(self, trust_domain: str) -> int | None:
+        """The `spiffe_sequence` of the bundle that an endpoint gave for it last; None where none did, or it has none."""
+        held = (one.held for one in self._relations if one.endpoint.trust_domain == trust_domain)
+        return next((document.sequence for document in held if document is not None), None)
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Calls `callback` after each change of the own identity or of a bundle; see `IdentitySource`."""
         return self._subscribers.add(callback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from stepgrant.errors import InvalidInputError
@@ -11,6 +11,7 @@ from stepgrant.spiffe.subscribers import Subscribers
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.identity.discovery import OidcIssuer, fetch_keys
+from stepgrant_gateway.identity.jwks import KeySet
 from stepgrant_gateway.identity.oidc import Trust
 from stepgrant_gateway.identity.oidc_keys import IssuerKeys
 
@@ -67,10 +68,15 @@ class Issuers:
             raise InvalidInputError("its `iss` is no issuer that is configured for this")
         return Trust(of.audience, of.parties, self._keys[issuer].current())
 
+    def held(self) -> Mapping[str, KeySet]:
+        """By issuer: the keys that were fetched last, however long ago that was."""
+        return {issuer: keys.held for issuer, keys in self._keys.items() if keys.held is not None}
+
     def missing_key(self, issuer: str) -> bool:
         """A token of this issuer names a key that is not known: True if its keys are being fetched, so that it may be soon."""
         return self._keys[issuer].missing()
 
     def holds(self, issuer: str, key_sha256: bytes) -> bool:
         """Whether the key is one of the issuer's still, as far as is known: keys that are too old are no reason to say no."""
-        return issuer in self._keys and self._keys[issuer].holds(key_sha256)
+        held = self.held().get(issuer)
+        return held is not None and key_sha256 in held.sha256.values()

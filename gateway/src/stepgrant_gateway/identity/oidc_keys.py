@@ -51,9 +51,10 @@ class IssuerKeys:
             raise InvalidInputError(f"the keys of {self.issuer} are not known now")
         return self._held
 
-    def holds(self, key_sha256: bytes) -> bool:
-        """Whether the key is in the set that was fetched last, however long ago that was."""
-        return self._held is not None and key_sha256 in self._held.sha256.values()
+    @property
+    def held(self) -> KeySet | None:
+        """The set that was fetched last, however long ago that was."""
+        return self._held
 
     def missing(self) -> bool:
         """A token names a key that is not in the set: True if the set is being fetched, so that asking again makes sense."""

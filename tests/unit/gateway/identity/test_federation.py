@@ -116,6 +116,8 @@ async def test_an_authority_that_left_is_out_at_the_next_fetch_and_nothing_is_to
     await federated.later(bundle_document(SECOND.bundle(), sequence=3))
     assert federated.authorities() == SECOND.bundle().authorities
     assert federated.changes == 3
+    assert federated.identity.sequence("partner.test") == 3
+    assert federated.identity.sequence("acme.org") is None
 
 
 async def test_an_empty_bundle_means_that_nobody_of_it_is_trusted_any_more(federated: Federated) -> None:
