@@ -128,7 +128,7 @@ async def test_sm_11_steps_that_nobody_ends_are_ended_at_their_time_and_leave_no
 
         built.clock.advance(due - built.clock.now())
         assert {len(task.live) for task in tasks} == {0}
-        assert {step.code for task in tasks for step in task.steps.values()} == {"expired"}
+        assert {step.code for task in tasks for step in task.shared.steps.values()} == {"expired"}
         built.clock.advance(LEEWAY)
         assert not built.state.grants
 

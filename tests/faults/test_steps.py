@@ -262,7 +262,7 @@ async def test_sm_07_a_step_id_that_two_tasks_use_is_two_steps_with_grants_and_s
         live = [len(built.state.tasks[lease.opened.task_id].live) for lease in leases[1:]]
         assert (live, leases[0].opened.task_id in built.state.tasks) == ([1, 1], False)
         task = built.state.tasks[leases[1].opened.task_id]
-        others = built.state.book(task, "mails").spent(built.clock.now(), task.steps[intent.step_id].key)
+        others = built.state.book(task, "mails").spent(built.clock.now(), task.shared.steps[intent.step_id].key)
         assert others == len(grants) - 1
 
 

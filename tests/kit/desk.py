@@ -104,7 +104,7 @@ class Conversation:
     def fingerprint(self) -> object:
         """Where the step is, with its grant and its uses; and which grants of the task are live."""
         task = self.desk.built.state.tasks.get(self.task_id)
-        step = task.steps.get(self.step) if task else None
+        step = task.shared.steps.get(self.step) if task else None
         held = step.grant.grant_id if step and step.grant else None
         live = sorted(task.live) if task else None
         return (live, step and (step.state, step.code, held, step.uses_left), len(self.desk.events(*GRANTS)))

@@ -28,6 +28,7 @@ from stepgrant_gateway.app.disowning import Disowning
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.logging_out import LoggingOut
@@ -155,6 +156,9 @@ class Heart:
             entropy=self.entropy,
             journal=self.journal,
             granting=granting,
+            handing=Handing(
+                state=self.state, clock=self.clock, entropy=self.entropy, journal=self.journal, endings=self.endings
+            ),
             endings=self.endings,
             resuming=Resuming(
                 state=self.state,

@@ -63,7 +63,7 @@ class Play:
 
     def hold(self) -> None:
         """What is true at every moment."""
-        opened = [task.assignment for task in self.built.state.tasks.values()]
+        opened = [task.shared.assignment for task in self.built.state.tasks.values()]
         assert all(one is not None and one.state is AssignmentState.TAKEN for one in opened), (
             "withdrawn, and still open"
         )

@@ -23,6 +23,7 @@ from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.folding import fold_ledger
 from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.logging_out import LoggingOut
 from stepgrant_gateway.app.operating import Operating
@@ -258,6 +259,7 @@ def _use_cases(
             entropy=entropy,
             journal=recorder,
             granting=granting,
+            handing=Handing(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
             endings=endings,
             resuming=Resuming(state=state, clock=clock, entropy=entropy, journal=recorder, endings=endings),
             prover=provers.subjects,

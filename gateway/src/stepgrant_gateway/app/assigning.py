@@ -13,8 +13,9 @@ from stepgrant.errors import Denial, DenialCode, InvalidInputError
 from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.selector import matches
-from stepgrant_gateway.app.authorizer import Rejected, decide_whole, lock_refusal
+from stepgrant_gateway.app.authorizer import Rejected, decide_whole
 from stepgrant_gateway.app.expiry import Deadlines
+from stepgrant_gateway.app.locking import lock_refusal
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, OVERLOADED, UNRECORDED, denial, limit
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import State, Task
@@ -191,7 +192,7 @@ class Assigning:
             self._state.keep_assignment(withdrawn)
             self._withdrawals[found.assignment_id] = receipt
         if task is not None:
-            task.assignment = withdrawn
+            task.shared.assignment = withdrawn
             reason = "its dispatcher has withdrawn the assignment."
             self._endings.end_task(task, StepInput.REVOKE, code=WITHDRAWN, reason=reason, by=found.dispatcher)
         logger.info("Assignment %s was withdrawn by %s.", found.assignment_id, found.dispatcher)
@@ -268,7 +269,7 @@ class Assigning:
 
     def _of_a_task(self, assignment_id: str) -> Assignment | None:
         """Of a task that outlives the time in which it could be opened."""
-        held = (task.assignment for task in self._state.tasks.values() if task.assignment is not None)
+        held = (task.shared.assignment for task in self._state.tasks.values() if task.shared.assignment is not None)
         return next((one for one in held if one.assignment_id == assignment_id), None)
 
     async def _deny(

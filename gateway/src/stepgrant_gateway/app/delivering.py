@@ -44,7 +44,7 @@ class Delivery:
 
     def hold(self, task: Task, step: Step, call: Call, decided: Decided) -> LiveGrant:
         """The grant of a decision, with an id and a deadline, and no token yet."""
-        now = decided.question.now
+        now = decided.at
         grant = LiveGrant(
             grant_id=ulid(now, self._entropy(ULID_RANDOM_BYTES)),
             decision_id=ulid(now, self._entropy(ULID_RANDOM_BYTES)),
@@ -113,7 +113,7 @@ class Delivery:
         return GrantClaims(
             issuer=self._signing.issuer,
             subject=task.workload,
-            chain=(task.workload,),
+            chain=task.chain,
             audience=grant.audience,
             issued_at=grant.lifetime.issued_at,
             not_before=grant.lifetime.issued_at,

@@ -13,17 +13,9 @@ from stepgrant.grant import LEEWAY
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.intent import Json
 from stepgrant_gateway.app.answers import Answer, answered
-from stepgrant_gateway.app.authorizer import (
-    Decided,
-    Rejected,
-    context_document,
-    decide_step,
-    intent_digest,
-    intent_document,
-    place,
-    subject_document,
-)
+from stepgrant_gateway.app.authorizer import Decided, Rejected, decide_step, place
 from stepgrant_gateway.app.delivering import Delivery
+from stepgrant_gateway.app.documents import context_document, intent_digest, intent_document, subject_document
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, UNRECORDED, USED_UP, denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_STEPS, LiveGrant, State, Step, Task
@@ -87,17 +79,19 @@ class Granting:
         call = self._prepare(task, declared)
         document = intent_document(task, declared, call if isinstance(call, Call) else None)
         sha256 = intent_digest(document, declared)
-        known = task.steps.get(declared.step_id)
+        known = task.shared.steps.get(declared.step_id)
         if known is not None:
-            return _again(known, sha256)
-        if len(task.steps) >= MAX_STEPS:
+            return _again(task, known, sha256)
+        if len(task.shared.steps) >= MAX_STEPS:
             full = limit(f"a task has at most {MAX_STEPS} steps.", "open another task.")
             return answered(denial(full, "", declared.step_id))
         now = self._clock.now()
-        step = Step((task.task_id, declared.step_id), declared, sha256, now, StepState.DECLARED, 1, None, task.peer)
+        step = Step(
+            (task.task_id, declared.step_id), task.key, declared, sha256, now, StepState.DECLARED, 1, None, task.peer
+        )
         known_tool = "" if call is NO_PERMIT else declared.tool
         step.course = Course(Boundary.DECLARE, began, task.task_id, declared.step_id, known_tool)
-        task.steps[declared.step_id] = step
+        task.shared.steps[declared.step_id] = step
         step.first_answer = answer = self._answer(task, step, call, now, document)
         return answer
 
@@ -107,7 +101,7 @@ class Granting:
         Raises:
             ProtocolError: no such step was declared.
         """
-        step = task.steps.get(step_id)
+        step = task.own_step(step_id)
         if step is None:
             raise ProtocolError(f"step {step_id} was not declared in this task")
         if not step.live or step.call is None or step.held.answer is None:
@@ -167,15 +161,16 @@ class Granting:
     def _grant(
         self, task: Task, step: Step, call: Call, decided: Decided, document: dict[str, Json]
     ) -> Answer[StepGranted | Denial]:
-        now = decided.question.now
+        now = decided.at
         step.state, _ = advance(step.state, StepInput.GRANT)
-        step.call, step.target, step.question = call, call.target, decided.question
+        step.call, step.target, step.questions = call, call.target, decided.questions
         step.uses_left, step.ends_at = decided.terms.uses, now + STEP_MAX_AGE[decided.terms.tier]
         step.grant = grant = self._delivery.hold(task, step, call, decided)
         task.live[step.key[1]] = step
         task.linger = min(task.linger, LINGER[decided.terms.tier])
         for name, amount in call.deltas.items():
-            self._state.book(task, name).reserve(Entry(now, step.key, amount))
+            for book in self._state.books_of(task, name):
+                book.reserve(Entry(now, step.key, amount))
         self._bring(task, step, call, now)
         data = {
             **granted(call, decided.terms, decided.lifetime, grant_id=grant.grant_id, decision_id=grant.decision_id),
@@ -183,7 +178,7 @@ class Granting:
             "deltas": {name: str(amount) for name, amount in call.deltas.items()},
             **self._by_subject(call),
         }
-        receipt = self._record(EventType.STEP_GRANTED, task, step, call, now, data, document, decided.question)
+        receipt = self._record(EventType.STEP_GRANTED, task, step, call, now, data, document, decided.questions)
         # Signed while the ledger is at it, and handed out once that is durable (invariant 3).
         signed = self._delivery.sign(task, step, call, grant)
 
@@ -207,8 +202,8 @@ class Granting:
             "superseded": old.grant_id,
         }
         document = intent_document(task, step.declared, call)
-        now = decided.question.now
-        receipt = self._record(EventType.STEP_RENEWED, task, step, call, now, data, document, decided.question)
+        now = decided.at
+        receipt = self._record(EventType.STEP_RENEWED, task, step, call, now, data, document, decided.questions)
 
         def conclude(lost: UnrecordedError | None) -> StepGranted | Denial:
             step.renewing = False
@@ -220,7 +215,7 @@ class Granting:
                 return denial(USED_UP if lost is None else UNRECORDED, new.decision_id, step.key[1])
             step.state, _ = advance(step.state, StepInput.RENEW)
             old.deadline.cancel()
-            step.grant, step.call, step.question = new, call, decided.question
+            step.grant, step.call, step.questions = new, call, decided.questions
             # The old one first: if signing fails, nothing else would ever end it.
             self._endings.kill_grant(old, "superseded")
             return self._delivery.deliver(task, step, call, new, self._delivery.sign(task, step, call, new))
@@ -232,22 +227,23 @@ class Granting:
     def _bring(self, task: Task, step: Step, call: Call, now: datetime) -> None:
         """The labels of the tool are seen by every other step from now on, and may end live ones (invariant 7)."""
         # With two sources every step sees a label already; with fewer, some live step may see it for the first time.
-        fresh = [label for label in call.tool.labels if len(task.labels.get(label, ())) < 2]
+        fresh = [label for label in call.tool.labels if len(task.shared.labels.get(label, ())) < 2]
         for label in call.tool.labels:
-            task.labels.setdefault(label, set()).add(step.key[1])
+            task.shared.labels.setdefault(label, set()).add(step.key[1])
         if call.tool.labels:
             self._state.memory.remember(task.workload, task.instance_jkt, call.tool.labels, now)
         if fresh:
-            self._endings.reconsider([task], cause="label", by="gateway", spare=step)
+            self._endings.reconsider(task.family(), cause="label", by="gateway", spare=step)
 
     def _undelivered(self, task: Task, step: Step, call: Call, grant: LiveGrant, now: datetime) -> Denial:
         """The decision is not on record: the step ends, and what it had reserved is given back."""
         for name in call.deltas.keys() & self._state.policy.catalog.budgets.keys():
-            self._state.book(task, name).give_back(Entry(now, step.key, call.deltas[name]))
+            for book in self._state.books_of(task, name):
+                book.give_back(Entry(now, step.key, call.deltas[name]))
         for label in call.tool.labels:
-            task.labels[label].discard(step.key[1])
-            if not task.labels[label]:
-                del task.labels[label]
+            task.shared.labels[label].discard(step.key[1])
+            if not task.shared.labels[label]:
+                del task.shared.labels[label]
         if step.live:
             self._endings.end_step(
                 task, step, StepInput.REVOKE, code="undelivered", reason=UNRECORDED.reason, by="gateway"
@@ -259,14 +255,14 @@ class Granting:
         renewal: bool = False,
     ) -> Answer[StepGranted | Denial]:  # fmt: skip
         refused, decision_id = rejected.refused, ulid(self._clock.now(), self._entropy(ULID_RANDOM_BYTES))
-        task.denials += 1
+        task.shared.denials += 1
         if not renewal:
             step.state, _ = advance(step.state, StepInput.DENY)
             step.code, step.reason = refused.code.value, refused.reason
             step.slim()
         data = {"tool": step.declared.tool, "renewal": renewal, **denied(refused, decision_id=decision_id)}
-        now = rejected.question.now if rejected.question is not None else self._clock.now()
-        receipt = self._record(EventType.STEP_DENIED, task, step, call, now, data, document, rejected.question)
+        now = rejected.questions[-1].now if rejected.questions else self._clock.now()
+        receipt = self._record(EventType.STEP_DENIED, task, step, call, now, data, document, rejected.questions)
 
         def conclude(lost: UnrecordedError | None) -> Denial:
             return denial(refused if lost is None else UNRECORDED, decision_id, step.key[1])
@@ -275,18 +271,19 @@ class Granting:
 
     def _record(
         self, kind: EventType, task: Task, step: Step, call: Call | None, now: datetime, data: dict[str, Any],
-        document: dict[str, Json], question: Question | None,
+        document: dict[str, Json], questions: tuple[Question, ...],
     ) -> Receipt:  # fmt: skip
         """Gives the decision to the ledger."""
         whole = {
-            "task": task.task_id,
+            **task.named,
             "step": step.key[1],
+            **({} if task.origin is None else {"chain": list(task.chain)}),
             "parent": step.parent.key[1] if step.parent is not None else None,
             **data,
             "policy": self._state.policy.digest,
             "revision": self._state.revision,
         }
-        context = {"context": context_document(question)} if question is not None else {}
+        context = {"context": context_document(questions)} if questions else {}
         context |= subject_document(self._state, task.subject)
         # What does not fit the tool's schema could be anything, so its values are kept as keyed digests only.
         arguments = document["arguments"]
@@ -332,8 +329,8 @@ class Granting:
             logger.debug("%s: %s", course.boundary.value, code or "granted", extra={"event": "decided", **ids})
 
 
-def _again(step: Step, sha256: bytes) -> Answer[StepGranted | Denial]:
-    if step.intent_sha256 != sha256:
+def _again(task: Task, step: Step, sha256: bytes) -> Answer[StepGranted | Denial]:
+    if step.of != task.key or step.intent_sha256 != sha256:
         raise StepExistsError(f"step {step.key[1]} was declared with another intent: use a new id")
     if step.live and step.held.answer is not None:
         return answered(step.held.answer)

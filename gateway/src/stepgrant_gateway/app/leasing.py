@@ -9,11 +9,14 @@ from typing import Final
 from stepgrant.errors import Denial, ProtocolError, TaskClosedError
 from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LATE_REPORTS, Task
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
+    HandedOff,
+    HandOffStep,
     Outcome,
     ReportStep,
     StepGranted,
@@ -38,8 +41,8 @@ class TaskLease:
     """
 
     def __init__(
-        self, task: Task, opened: TaskOpened, *, granting: Granting, endings: Endings, resuming: Resuming,
-        journal: Journal, clock: Clock,
+        self, task: Task, opened: TaskOpened, *, granting: Granting, handing: Handing, endings: Endings,
+        resuming: Resuming, journal: Journal, clock: Clock,
     ) -> None:  # fmt: skip
         self.opened = opened
         self._task = task
@@ -47,6 +50,7 @@ class TaskLease:
         self._hold = task.holds
         self._resuming = resuming
         self._granting = granting
+        self._handing = handing
         self._endings = endings
         self._journal = journal
         self._clock = clock
@@ -75,6 +79,16 @@ class TaskLease:
         self._require_open()
         return self._granting.renew(self._task, step_id)
 
+    def hand_off(self, request: HandOffStep) -> Answer[HandedOff | Denial]:
+        """What another workload can open a branch below a live step with, or why not. The answer is there once it is durable.
+
+        Raises:
+            ProtocolError: no such step was declared.
+            TaskClosedError: the task is over.
+        """
+        self._require_open()
+        return self._handing.hand_off(self._task, request)
+
     def report(self, request: ReportStep) -> StepSettled:
         """The step ends as reported; a report that comes late is recorded and changes nothing.
 
@@ -83,7 +97,7 @@ class TaskLease:
             TaskClosedError: the task is over.
         """
         self._require_open()
-        step = self._task.steps.get(request.step_id)
+        step = self._task.own_step(request.step_id)
         if step is None:
             raise ProtocolError(f"step {request.step_id} was not declared in this task")
         if not step.live:
@@ -95,7 +109,7 @@ class TaskLease:
                     EventType.STEP_LATE_OUTCOME,
                     self._clock.now(),
                     {
-                        "task": self._task.task_id,
+                        **self._task.named,
                         "step": request.step_id,
                         "state": step.state.value,
                         "outcome": request.outcome.value,
@@ -107,7 +121,7 @@ class TaskLease:
             )
             return StepSettled(request.step_id, step.state.value, late=True)
         if request.outcome is Outcome.COMPLETED:
-            self._task.reported.add(step.declared.tool)
+            self._task.shared.reported.add(step.declared.tool)
             how, reason = StepInput.COMPLETE, ""
         else:
             how, reason = StepInput.FAIL, request.error_class

@@ -13,18 +13,17 @@ from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.authorizer import (
     Rejected,
     decide_open,
-    dispatcher_of,
     facts,
-    subject_document,
-    subject_id,
-    voucher_of,
 )
+from stepgrant_gateway.app.documents import opening_event
 from stepgrant_gateway.app.granting import Granting
+from stepgrant_gateway.app.handing import Handing, branch_of, find_hand_off, give_back_hand_off, take_hand_off
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.refusals import (
     CLOCK_WENT_BACK,
     LOGGED_OUT,
     NO_SUBJECTS,
+    NOT_HANDED_ON,
     NOT_RESUMABLE,
     OVERLOADED,
     TAKING_UP,
@@ -33,7 +32,7 @@ from stepgrant_gateway.app.refusals import (
 )
 from stepgrant_gateway.app.resuming import Resuming, parameters_digest
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_TASKS, State, Task
+from stepgrant_gateway.app.state import MAX_TASKS, Shared, State, Task
 from stepgrant_gateway.app.taking import find_assignment, give_back_assignment, take_assignment
 from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskOpened, ToolOffer
 from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused
@@ -60,6 +59,7 @@ class Tasks:
         entropy: Entropy,
         journal: Journal,
         granting: Granting,
+        handing: Handing,
         endings: Endings,
         resuming: Resuming,
         prover: SubjectProver | None = None,
@@ -71,6 +71,7 @@ class Tasks:
         self._entropy = entropy
         self._journal = journal
         self._granting = granting
+        self._handing = handing
         self._endings = endings
         self._resuming = resuming
         self._prover = prover
@@ -105,45 +106,27 @@ class Tasks:
             if isinstance(taken, Rejected):
                 return await self._deny(peer, request, now, decision_id, taken)
             return self._lease(taken)
-        prepared = self._prepare(peer, request, subject, now, push)
+        if request.hand_off:
+            prepared = self._branch(peer, request, now, push)
+        else:
+            prepared = self._prepare(peer, request, subject, now, push)
         if isinstance(prepared, Rejected):
             return await self._deny(peer, request, now, decision_id, prepared)
         verdict = decide_open(self._state, prepared, now, peer, subject)
         if isinstance(verdict, Rejected):
             return await self._deny(peer, request, now, decision_id, verdict)
-        self._state.tasks[prepared.task_id] = prepared
+        brings = self._brings(prepared, now)
+        self._state.tasks[prepared.key] = prepared
         take_assignment(self._state, prepared)
-        opened = Event(
-            EventType.TASK_OPENED,
-            now,
-            {
-                "task": prepared.task_id,
-                "decision": decision_id,
-                "task_type": prepared.task_type.name,
-                "workload": prepared.workload,
-                "peer_method": peer.method,
-                **_vouching(prepared),
-                "instance_jkt": prepared.instance_jkt.hex(),
-                "labels": sorted(prepared.labels),
-                "policies": [permit.place.policy_id for permit in verdict.permits],
-                "policy": self._state.policy.digest,
-                "revision": self._state.revision,
-                "expires_ms": int(prepared.expires_at.timestamp() * 1000),
-                **({} if subject is None else {"subject": subject_id(subject)}),
-            },
-            input={
-                "parameters": dict(prepared.parameters.values),
-                "purpose": request.purpose,
-                **subject_document(self._state, subject),
-            },
-            sensitive=prepared.parameters.sensitive | self._state.policy.catalog.sensitive_claims,
-        )
+        take_hand_off(self._state, prepared)
+        opened = opening_event(self._state, prepared, verdict, brings, decision_id, now)
         try:
             await self._journal.record(opened).durable()
         except UnrecordedError:
-            self._state.tasks.pop(prepared.task_id, None)
+            self._state.tasks.pop(prepared.key, None)
             # It never counts as open: if it becomes durable all the same, its end is, too, before anything else.
             give_back_assignment(self._state, prepared)
+            give_back_hand_off(self._state, prepared)
             return denial(UNRECORDED, decision_id)
         except asyncio.CancelledError:
             self._endings.end_task(
@@ -152,6 +135,7 @@ class Tasks:
             raise
         self._state.latest = max(now, self._state.latest or now)
         self._endings.bound(prepared)
+        self._bring(prepared, brings)
         return self._lease(prepared)
 
     def drain(self) -> None:
@@ -207,6 +191,7 @@ class Tasks:
             task,
             self._opened(task),
             granting=self._granting,
+            handing=self._handing,
             endings=self._endings,
             resuming=self._resuming,
             journal=self._journal,
@@ -228,12 +213,33 @@ class Tasks:
         if isinstance(parameters, Denial):
             parameters = catalog.blank_parameters(request.task_type)
         task = self._task(peer, request, subject, now, push, parameters)
-        task.assignment = assignment
+        task.shared.assignment = assignment
         if wrong is not None:
             # Only who could open this type at all may learn what is wrong with its parameters (invariant 12).
             may = not isinstance(decide_open(self._state, task, now, peer, subject), Rejected)
             return Rejected(Refused(wrong.code, wrong.reason, wrong.next, wrong.argument) if may else NO_PERMIT)
         return task
+
+    def _branch(self, peer: Peer, request: OpenTask, now: datetime, push: Callable[[Pushed], None]) -> Task | Rejected:
+        origin = find_hand_off(self._state, peer, request)
+        if isinstance(origin, Rejected):
+            return origin
+        if not self._endings.still_permitted(origin.giver, origin.step):
+            return Rejected(NOT_HANDED_ON)
+        return branch_of(self._state, origin, peer, request, now, push)
+
+    def _brings(self, task: Task, now: datetime) -> frozenset[str]:
+        """Labels that whoever opens a branch brings from its earlier tasks. A new task has its own already."""
+        if task.origin is None:
+            return frozenset()
+        return self._state.remembered(task.task_type, task.workload, task.instance_jkt, now)
+
+    def _bring(self, task: Task, labels: frozenset[str]) -> None:
+        fresh = labels - task.shared.labels.keys()
+        for label in labels:
+            task.shared.labels.setdefault(label, set()).add("")
+        if fresh:
+            self._endings.reconsider(task.family(), cause="label", by="gateway")
 
     def _task(
         self, peer: Peer, request: OpenTask, subject: Subject | None, now: datetime, push: Callable[[Pushed], None],
@@ -253,8 +259,7 @@ class Tasks:
             instance_jkt=request.instance_jkt,
             opened_at=now,
             push=push,
-            subject=subject,
-            labels={label: {""} for label in remembered},
+            shared=Shared(subject, labels={label: {""} for label in remembered}),
             parameters_sha256=parameters_digest(request),
             linger=self._state.linger,
         )
@@ -262,10 +267,12 @@ class Tasks:
     def _opened(self, task: Task) -> TaskOpened:
         catalog = self._state.policy.catalog
         names = sorted(self._state.policy.tools_for(task.task_type.name))
+        for origin in task.lineage():
+            names = [name for name in names if name in origin.hand_off.envelope.tools]
         offers = (
             ToolOffer(name, catalog.tools[name].audience.id, catalog.tools[name].audience.binding) for name in names
         )
-        return TaskOpened(task.task_id, task.expires_at, tuple(offers), tuple(task.live))
+        return TaskOpened(task.task_id, task.expires_at, tuple(offers), tuple(task.live), task.branch_id)
 
     async def _deny(self, peer: Peer, request: OpenTask, now: datetime, decision_id: str, rejected: Rejected) -> Denial:
         refused = rejected.refused
@@ -277,6 +284,7 @@ class Tasks:
                 "task_type": request.task_type,
                 "resume": bool(request.resume_token),
                 "assigned": bool(request.assignment),
+                "handed_on": bool(request.hand_off),
                 "workload": str(peer.spiffe_id),
                 "peer_method": peer.method,
                 "code": refused.code.value,
@@ -300,11 +308,3 @@ class Tasks:
 
 def _silent(_: Pushed) -> None:
     """Nobody hears of a task that is only asked about."""
-
-
-def _vouching(task: Task) -> dict[str, str]:
-    """Who vouches for the task, as its record says it; a fold marks the assignment as taken by it."""
-    said = {"vouched_by": voucher_of(task)}
-    if task.assignment is not None:
-        said |= {"assignment": task.assignment.assignment_id, "dispatcher": dispatcher_of(task)}
-    return said

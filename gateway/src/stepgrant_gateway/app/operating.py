@@ -12,8 +12,9 @@ from typing import Final
 
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant.selector import Selector
-from stepgrant_gateway.app.authorizer import dispatcher_of, falls_under, voucher_of
+from stepgrant_gateway.app.authorizer import dispatcher_of, voucher_of
 from stepgrant_gateway.app.feed import KEPT, Feed
+from stepgrant_gateway.app.locking import falls_under
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
 from stepgrant_gateway.app.undertakings import Undertakings
@@ -86,7 +87,7 @@ class Operating:
         task = self._state.tasks.get(task_id)
         if task is None:
             raise NotFoundError(f"no open task {task_id}: its steps are in the ledger (stepgrant audit show)")
-        return [_step_view(step) for step in task.steps.values()]
+        return [_step_view(step) for step in task.shared.steps.values() if task.origin is None or step.of == task.key]
 
     def locks(self) -> list[Lock]:
         """Locks in force, oldest first."""
@@ -190,7 +191,7 @@ class Operating:
     def _asked(self) -> list[Question]:
         """What live steps were decided on."""
         steps = (step for task in self._state.tasks.values() for step in task.live.values())
-        questions = (step.question for step in steps if step.question is not None)
+        questions = (question for step in steps for question in step.questions)
         return list(islice(questions, MAX_REHEARSED))
 
     def _load(self, asked: Sequence[Question]) -> PolicySet:
@@ -220,7 +221,7 @@ class Operating:
             for (name, _), book in list(self._state.books.items()):
                 _rewindow(policy, name, book)
             for task in self._state.tasks.values():
-                for name, book in task.books.items():
+                for name, book in task.shared.books.items():
                     _rewindow(policy, name, book)
         self._feed.publish_catalog(former.catalog)
         return await self._endings.reconsider_all()
@@ -275,7 +276,8 @@ def _described(lock: Lock) -> dict[str, object]:
 def _task_view(task: Task) -> TaskView:
     return TaskView(
         task.task_id, task.task_type.name, task.workload, task.opened_at, task.expires_at, len(task.live),
-        len(task.steps), tuple(sorted(task.labels)), voucher_of(task), dispatcher_of(task), task.on_behalf_of or "",
+        len(task.shared.steps), tuple(sorted(task.shared.labels)), voucher_of(task), dispatcher_of(task), task.on_behalf_of or "",
+        task.branch_id, task.chain,
     )  # fmt: skip
 
 

@@ -101,6 +101,10 @@ def close_undelivered(events: Sequence[Event], now: datetime) -> Sequence[Event]
             reason = "the ledger answered too late: the task was never handed out."
             data = {"task": event.data["task"], "code": UNDELIVERED, "reason": reason}
             ends.append(Event(EventType.TASK_CLOSED, now, data))
+        elif event.type is EventType.BRANCH_OPENED:
+            reason = "the ledger answered too late: the branch was never handed out."
+            data = {"task": event.data["task"], "branch": event.data["branch"], "code": UNDELIVERED, "reason": reason}
+            ends.append(Event(EventType.BRANCH_CLOSED, now, data))
         elif event.type is EventType.ASSIGNMENT_MADE:
             data = {"assignment": event.data["assignment"], "by": "gateway", "task": "", "code": UNDELIVERED}
             ends.append(Event(EventType.ASSIGNMENT_WITHDRAWN, now, data))

@@ -143,7 +143,7 @@ class Redeeming:
         return late
 
     def _refused(self, step: Step, grant_id: str) -> Redeemed | None:
-        if not step.live or not self._endings.still_permitted(self._state.tasks[step.key[0]], step):
+        if not step.live or not self._endings.still_permitted(self._state.tasks[step.of], step):
             code = "expired" if step.code == "expired" else "revoked"
             return Redeemed(False, 0, code, _ended(step))
         if step.held.grant_id != grant_id:
@@ -159,7 +159,7 @@ class Redeeming:
     def _witness(self, step: Step) -> None:
         task = self._state.tasks.get(step.key[0])
         if task is not None:
-            task.completed.add(step.declared.tool)
+            task.shared.completed.add(step.declared.tool)
 
 
 def _ended(step: Step) -> str:

@@ -27,6 +27,12 @@ NOT_ASSIGNED = Refused(
     "ask the dispatcher for a new one; each opens one task, with the words and in the time that it was made for.",
 )
 """Whether it never was, is another's, was used, withdrawn or has expired: a stranger must not learn that it exists."""
+NOT_HANDED_ON = Refused(
+    DenialCode.HAND_OFF_REFUSED,
+    "there is no step that was handed on to this workload, and could be worked on.",
+    "ask who handed it on for a new hand-off; each opens one branch, while its step lives.",
+)
+"""Whether it never was, is another's, was used or is over: a stranger must not learn that it exists."""
 TAKING_UP = Refused(
     DenialCode.OVERLOADED, "the task was taken up a moment ago, and that is not recorded yet.", "try again in a moment."
 )

@@ -66,6 +66,9 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
     for task in history.open_tasks.values():
         # Open until now, so what its labels tell of reaches to now.
         state.memory.remember(task.workload, task.instance_jkt, task.labels, now)
+    for branch in history.open_branches.values():
+        labels = history.open_tasks[branch.task].labels if branch.task in history.open_tasks else set()
+        state.memory.remember(branch.workload, branch.instance_jkt, labels, now)
     reason = "the gateway that held it is gone."
     ended = [
         Event(
@@ -84,8 +87,10 @@ def restore(state: State, history: History, now: datetime) -> list[Event]:
         )
         for (task, step), live in history.live_steps.items()
     ]
-    closed = [
-        Event(EventType.TASK_CLOSED, now, {"task": task_id, "code": "gateway_gone", "reason": reason, "by": "gateway"})
-        for task_id in history.open_tasks
+    gone = {"code": "gateway_gone", "reason": reason, "by": "gateway"}
+    branches = [
+        Event(EventType.BRANCH_CLOSED, now, {"task": branch.task, "branch": branch_id, **gone})
+        for branch_id, branch in history.open_branches.items()
     ]
-    return ended + closed
+    closed = [Event(EventType.TASK_CLOSED, now, {"task": task_id, **gone}) for task_id in history.open_tasks]
+    return ended + branches + closed

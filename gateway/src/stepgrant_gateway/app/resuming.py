@@ -46,17 +46,18 @@ class Resuming:
 
         1. The token is the task's latest, and nobody has taken it. 2. The workload is the same. 3. So is the instance key,
         which `Open` has proven. 4. So is the task type, 5. and the digest of the parameters as sent. 6. So is the subject,
-        which a token has proven that is valid now: the first one, or a later one of the same user.
+        which a token has proven that is valid now: the first one, or a later one of the same user. A branch has its task's.
         """
         task = self._state.resumable.get(hashlib.sha256(request.resume_token).digest())
         if task is None or not task.open:
             return None
+        proven = None if subject is None else str(subject.id)
         same = (
             task.peer.spiffe_id == peer.spiffe_id
             and task.instance_jkt == request.instance_jkt
             and task.task_type.name == request.task_type
             and task.parameters_sha256 == parameters_digest(request)
-            and task.on_behalf_of == (None if subject is None else str(subject.id))
+            and proven == (task.on_behalf_of if task.origin is None else None)
         )
         return task if same else None
 
@@ -72,7 +73,9 @@ class Resuming:
         del self._state.resumable[task.resume_sha256]
         before, lingered = task.push, task.lingering
         other_claims = task.subject is not None and subject is not None and task.subject.claims != subject.claims
-        task.peer, task.subject, task.push, task.lingering = peer, subject, push, False
+        task.peer, task.push, task.lingering = peer, push, False
+        if task.origin is None:
+            task.shared.subject = subject
         task.holds += 1
         self._endings.bound(task)
         task.unwatch(all_of_them=False)
@@ -81,7 +84,7 @@ class Resuming:
                 EventType.TASK_TAKEN_UP if lingered else EventType.TASK_TAKEN_OVER,
                 self._clock.now(),
                 {
-                    "task": task.task_id,
+                    **task.named,
                     "decision": decision_id,
                     "workload": task.workload,
                     "peer_method": peer.method,
@@ -94,7 +97,7 @@ class Resuming:
             )
         )
         if other_claims:
-            self._endings.reconsider([task], cause="subject_changed", by="gateway")
+            self._endings.reconsider(task.family(), cause="subject_changed", by="gateway")
         if not lingered:
             before(TaskClosed(TAKEN_OVER, "another stream of the same instance has taken the task over."))
 

@@ -10,9 +10,10 @@ from typing import Final
 
 from stepgrant.errors import DenialCode
 from stepgrant.grant import LEEWAY
-from stepgrant_gateway.app.authorizer import lock_on, lock_refusal, locks_dispatcher, reconsider
+from stepgrant_gateway.app.authorizer import reconsider
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.locking import lock_on, lock_refusal, locks_dispatcher
 from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
 from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
 from stepgrant_gateway.core.decision import Refused
@@ -55,6 +56,7 @@ class Endings:
         `code` is stable, `reason` safe for the agent, `by` who caused it: `agent`, `gateway`, or an operator's SPIFFE ID.
         `result`: the SHA-256 of what came of it, in the agent's own word.
         """
+        self._end_branches(task, step, by)
         for child in [other for other in task.live.values() if other.parent is step]:
             self.end_step(
                 task,
@@ -72,14 +74,15 @@ class Endings:
         grant.deadline.cancel()
         self.kill_grant(grant, code)
         for name in self._state.policy.catalog.budgets:
-            self._state.book(task, name).settle(step.key)
+            for book in self._state.books_of(task, name):
+                book.settle(step.key)
         step.slim()
         self._journal.record_end(
             Event(
                 EventType.STEP_ENDED,
                 now,
                 {
-                    "task": task.task_id,
+                    **task.named,
                     "step": step.key[1],
                     "grant": grant.grant_id,
                     "exp_ms": int(grant.lifetime.expires_at.timestamp() * 1000),
@@ -93,6 +96,15 @@ class Endings:
         )
         if step.state in {StepState.EXPIRED, StepState.REVOKED}:
             task.push(StepEnded(step.key[1], step.state.value, code, reason, now))
+
+    def _end_branches(self, task: Task, step: Step, by: str) -> None:
+        """What was handed on ends with the step: branches that are open, and what was not taken yet."""
+        for hand_off in step.hand_offs:
+            self._state.hand_offs.pop(hand_off.ticket_sha256, None)
+            branch = task.shared.branches.get(hand_off.hand_off_id)
+            if branch is not None:
+                reason = "the step that was handed on has ended."
+                self.end_task(branch, StepInput.REVOKE, code="parent_ended", reason=reason, by=by)
 
     def kill_grant(self, grant: LiveGrant, code: str) -> None:
         """Tells the resources that the grant is dead; keeps its id for as long as it could be presented.
@@ -119,12 +131,14 @@ class Endings:
         """Has the task end by its max_age, or with the SVID of its stream or its subject's token, and of nothing else any more."""
         for deadline in task.deadlines:
             deadline.cancel()
-        if task.expires_at == task.peer.not_after:
+        # What else bounds a branch bounds its origin, which may move on while the branch is open.
+        ends_at = task.expires_at if task.origin is None else task.peer.not_after
+        if ends_at == task.peer.not_after:
             code, reason = (
                 "identity_expired",
                 "the SVID of the stream has expired; open the task anew with the next one.",
             )
-        elif task.subject is not None and task.expires_at == task.subject.expires_at:
+        elif task.subject is not None and ends_at == task.subject.expires_at:
             code, reason = (
                 "subject_expired",
                 "the token of its subject has expired; open the task anew with the next one.",
@@ -132,7 +146,7 @@ class Endings:
         else:
             code, reason = "task_expired", "the task has reached its max_age."
         end = partial(self.end_task, task, StepInput.EXPIRE, code=code, reason=reason, by="gateway")
-        task.deadlines = [self._deadlines.at(task.expires_at, end)]
+        task.deadlines = [self._deadlines.at(ends_at, end)]
 
     def let_linger(self, task: Task, *, code: str, reason: str) -> None:
         """The stream is gone and every grant dead, but the task can be taken up again for its `linger`; then it ends."""
@@ -145,7 +159,7 @@ class Endings:
         self.end_steps(task, StepInput.ABANDON, code=code, reason=reason, by="gateway")
         now = self._clock.now()
         until = now + task.linger
-        data = {"task": task.task_id, "code": code, "reason": reason, "until_ms": int(until.timestamp() * 1000)}
+        data = {**task.named, "code": code, "reason": reason, "until_ms": int(until.timestamp() * 1000)}
         self._journal.record_end(Event(EventType.TASK_LINGERS, now, data))
         gone = partial(self.end_task, task, StepInput.ABANDON, code=code, reason=reason, by="gateway")
         task.deadlines.append(self._deadlines.at(until, gone))
@@ -161,12 +175,12 @@ class Endings:
         self._state.resumable.pop(task.resume_sha256, None)
         task.unwatch(all_of_them=True)
         now = self._clock.now()
-        if task.labels:
-            self._state.memory.remember(task.workload, task.instance_jkt, task.labels, now)
-        self._state.tasks.pop(task.task_id, None)
-        self._journal.record_end(
-            Event(EventType.TASK_CLOSED, now, {"task": task.task_id, "code": code, "reason": reason, "by": by})
-        )
+        if task.shared.labels:
+            self._state.memory.remember(task.workload, task.instance_jkt, task.shared.labels, now)
+        self._state.tasks.pop(task.key, None)
+        task.shared.branches.pop(task.key, None)
+        closed = EventType.TASK_CLOSED if task.origin is None else EventType.BRANCH_CLOSED
+        self._journal.record_end(Event(closed, now, {**task.named, "code": code, "reason": reason, "by": by}))
         task.push(TaskClosed(code, reason))
 
     def reconsider(self, tasks: Iterable[Task], *, cause: str, by: str, spare: Step | None = None) -> int:
@@ -232,7 +246,7 @@ class Endings:
     async def lock_out_assigned(self, lock: Lock) -> int:
         """Every open task whose dispatcher is locked ends; returns how many steps lived. In turns with everything else."""
         ended = 0
-        assigned = [task for task in self._state.tasks.values() if task.assignment is not None]
+        assigned = [task for task in self._state.tasks.values() if task.shared.assignment is not None]
         for number, task in enumerate(assigned, 1):
             if task.open and locks_dispatcher(lock, task):
                 ended += len(task.live)

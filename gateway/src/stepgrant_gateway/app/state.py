@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,6 +17,7 @@ from stepgrant_gateway.core.budgets import Book, StepKey
 from stepgrant_gateway.core.decision import Call, Parameters, Question, TaskType
 from stepgrant_gateway.core.delegation import Envelope
 from stepgrant_gateway.core.grants import MAX_LINGER, Lifetime, Terms
+from stepgrant_gateway.core.hand_offs import HandOff
 from stepgrant_gateway.core.labels import LabelMemory
 from stepgrant_gateway.core.logouts import Logouts
 from stepgrant_gateway.core.observations import Course
@@ -59,12 +60,14 @@ class LiveGrant:
 
 @dataclass(slots=True)
 class Step:
-    """One step of a task. `question` is what the last decision saw; `call` and `grant` are None when it was denied.
+    """One step of a task. `questions` are what the last decision saw; `call` and `grant` are None when it was denied.
 
     `peer` is who was on the stream that declared it: its grants stay bound to that SVID, whichever stream the task is on.
+    `of`: the key of the task, or branch, that it was declared in. `hand_offs`: what it was handed on by.
     """
 
     key: StepKey
+    of: str
     declared: DeclareStep
     intent_sha256: bytes
     declared_at: datetime
@@ -75,7 +78,7 @@ class Step:
     call: Call | None = None
     target: str = ""
     envelope: Envelope | None = None
-    question: Question | None = None
+    questions: tuple[Question, ...] = ()
     grant: LiveGrant | None = None
     uses_left: int | None = None
     ends_at: datetime | None = None
@@ -86,6 +89,7 @@ class Step:
     course: Course | None = None
     late_reports: int = 0
     redemptions: dict[str, asyncio.Future[Redeemed] | Redeemed] = field(default_factory=dict)
+    hand_offs: list[HandOff] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
@@ -106,7 +110,9 @@ class Step:
     def slim(self) -> None:
         """Lets go of all that only a live step needs; what stays is small, so that a task may have MAX_STEPS of them."""
         self.declared = replace(self.declared, arguments={}, purpose="", envelope=None)
-        self.call = self.envelope = self.question = self.first_answer = None
+        self.call = self.envelope = self.first_answer = None
+        self.questions = ()
+        self.hand_offs.clear()
         if self.grant is not None:
             self.grant.answer = None
 
@@ -119,14 +125,40 @@ class Step:
 
 
 @dataclass(slots=True)
-class Task:
-    """One open task. `labels` maps each label to the ids of the steps that brought it ("" = from memory).
+class Shared:
+    """What a task has in common with its branches. `subject`: the user on whose behalf it runs, as the latest token said.
 
-    `subject` is the user on whose behalf it runs, as the latest token said; it is the same user to the end.
+    `labels` maps each label to the ids of the steps that brought it ("" = from memory). `assignment` None = only the agent
+    vouches for it. `branches`: those that are open, by their ids.
+    """
+
+    subject: Subject | None = None
+    assignment: Assignment | None = None
+    labels: dict[str, set[str]] = field(default_factory=dict)
+    completed: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
+    denials: int = 0
+    steps: dict[str, Step] = field(default_factory=dict)
+    books: dict[str, Book] = field(default_factory=dict)
+    branches: dict[str, Task] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a branch comes from: the hand-off, the step that it handed on, and the task or branch that the step is of."""
+
+    hand_off: HandOff
+    step: Step
+    giver: Task
+
+
+@dataclass(slots=True)
+class Task:
+    """One open task, or one branch of it: what one stream has. A branch has its `origin`, and ends with it.
 
     `peer` and `push` are of the stream that has it now, the `holds`-th. While it is `lingering`, none has, and for `linger`
-    from the loss another may take it up. `assignment` None = only the agent vouches for it. `watched`: earlier peers of live
-    steps, and what ends the watch over each.
+    from the loss another may take it up. `live`: its own steps that live. `watched`: earlier peers of live steps, and what
+    ends the watch over each.
     """
 
     task_id: str
@@ -137,17 +169,14 @@ class Task:
     instance_jkt: bytes
     opened_at: datetime
     push: Callable[[Pushed], None]
-    subject: Subject | None = None
+    shared: Shared = field(default_factory=Shared)
+    origin: Origin | None = None
     workload: str = field(init=False)
     """SPIFFE ID of the workload."""
+    chain: tuple[str, ...] = field(init=False)
+    """SPIFFE IDs of the workloads from the one that opened the task to this one."""
     open: bool = True
-    labels: dict[str, set[str]] = field(default_factory=dict)
-    completed: set[str] = field(default_factory=set)
-    reported: set[str] = field(default_factory=set)
-    denials: int = 0
-    steps: dict[str, Step] = field(default_factory=dict)
     live: dict[str, Step] = field(default_factory=dict)
-    books: dict[str, Book] = field(default_factory=dict)
     deadlines: list[Deadline] = field(default_factory=list)
     parameters_sha256: bytes = b""
     resume_sha256: bytes = b""
@@ -155,22 +184,71 @@ class Task:
     lingering: bool = False
     holds: int = 0
     taken: Receipt | None = None
-    assignment: Assignment | None = None
     watched: list[tuple[Peer, Callable[[], None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workload = str(self.peer.spiffe_id)
+        self.chain = (*(self.origin.giver.chain if self.origin is not None else ()), self.workload)
+
+    @property
+    def branch_id(self) -> str:
+        """The id of the branch; empty for the task itself."""
+        return "" if self.origin is None else self.origin.hand_off.hand_off_id
+
+    @property
+    def key(self) -> str:
+        """What it is known by among all that is open: its own id."""
+        return self.branch_id or self.task_id
+
+    @property
+    def named(self) -> dict[str, str]:
+        """How records name it."""
+        return {"task": self.task_id} if self.origin is None else {"task": self.task_id, "branch": self.branch_id}
+
+    @property
+    def root(self) -> Task:
+        """The task itself."""
+        return self if self.origin is None else self.origin.giver.root
 
     @property
     def expires_at(self) -> datetime:
-        """The end of its max_age, or of the SVID of its stream, or of its subject's token."""
+        """The end of its max_age, or of the SVID of its stream, or of its subject's token; for a branch, of its origin's."""
+        if self.origin is not None:
+            return min(self.origin.giver.expires_at, self.peer.not_after)
         end = min(self.opened_at + self.task_type.max_age, self.peer.not_after)
         return end if self.subject is None else min(end, self.subject.expires_at)
+
+    @property
+    def subject(self) -> Subject | None:
+        """The user on whose behalf it runs; the same user to the end."""
+        return self.shared.subject
 
     @property
     def on_behalf_of(self) -> str | None:
         """The subject, `issuer#sub`, or None."""
         return None if self.subject is None else str(self.subject.id)
 
-    def __post_init__(self) -> None:
-        self.workload = str(self.peer.spiffe_id)
+    def own_step(self, step_id: str) -> Step | None:
+        """The step that was declared under this id on a stream of this very task or branch."""
+        step = self.shared.steps.get(step_id)
+        return step if step is not None and step.of == self.key else None
+
+    def links(self, peer: Peer) -> tuple[tuple[Task, Peer], ...]:
+        """From the task itself to this branch of it, which `peer` works on: each with the peer that handed on."""
+        if self.origin is None:
+            return ((self, peer),)
+        return (*self.origin.giver.links(self.origin.step.peer), (self, peer))
+
+    def family(self) -> tuple[Task, ...]:
+        """The task itself, and all branches of it that are open."""
+        return (self.root, *self.shared.branches.values())
+
+    def lineage(self) -> Iterator[Origin]:
+        """Its own origin, its giver's, and so on."""
+        origin = self.origin
+        while origin is not None:
+            yield origin
+            origin = origin.giver.origin
 
     def unwatch(self, *, all_of_them: bool) -> None:
         """Ends the watch over earlier peers under which no step is live any more, or over all."""
@@ -182,12 +260,14 @@ class Task:
 
     def labels_without(self, step_id: str) -> frozenset[str]:
         """The labels that any other step than this one, or memory, brought."""
-        return frozenset([label for label, sources in self.labels.items() if len(sources) > (step_id in sources)])
+        return frozenset(
+            [label for label, sources in self.shared.labels.items() if len(sources) > (step_id in sources)]
+        )
 
 
 @dataclass(slots=True)
 class State:
-    """Everything that the gateway knows at this moment."""
+    """Everything that the gateway knows at this moment. `tasks`: open tasks and branches; `hand_offs`: those not yet taken."""
 
     policy: PolicySet
     activated_by: str = "gateway"
@@ -202,9 +282,16 @@ class State:
     resumable: dict[bytes, Task] = field(default_factory=dict)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     tickets: dict[bytes, str] = field(default_factory=dict)
+    hand_offs: dict[bytes, Origin] = field(default_factory=dict)
     linger: timedelta = MAX_LINGER
     draining: bool = False
     latest: datetime | None = None
+
+    def books_of(self, task: Task, name: str) -> tuple[Book, ...]:
+        """The books of one budget that a step counts in: of every workload of its chain, or the one of task or subject."""
+        if task.origin is None or self.policy.catalog.budgets[name].per != "workload":
+            return (self.book(task, name),)
+        return tuple([self.book(link, name) for link, _ in task.links(task.peer)])
 
     def book(self, task: Task, name: str) -> Book:
         """The book of one budget for a task: its own, or that of its workload or of its subject.
@@ -213,7 +300,8 @@ class State:
         """
         budget = self.policy.catalog.budgets[name]
         if budget.per == "task" or (budget.per == "subject" and task.subject is None):
-            return task.books.get(name) or task.books.setdefault(name, Book(budget.window))
+            books = task.shared.books
+            return books.get(name) or books.setdefault(name, Book(budget.window))
         # A SPIFFE ID is no `issuer#sub`: both are owners side by side.
         key = (name, task.on_behalf_of or "" if budget.per == "subject" else task.workload)
         return self.books.get(key) or self.books.setdefault(key, Book(budget.window))
@@ -242,8 +330,9 @@ class State:
         labels = self.memory.brought(workload, instance_jkt if apart else None, since)
         for task in self.tasks.values():
             # Of thousands of open tasks most have no label, and the cheapest question comes first.
-            if task.labels and task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
-                labels |= task.labels.keys()
+            held = task.shared.labels
+            if held and task.workload == workload and (not apart or task.instance_jkt == instance_jkt):
+                labels |= held.keys()
         return frozenset(labels)
 
     def tidy(self, now: datetime) -> None:

@@ -40,14 +40,14 @@ def _no_assignment(why: str) -> Rejected:
 
 def take_assignment(state: State, task: Task) -> None:
     """The task's assignment opens no other. To be called in one go with `find_assignment`: of two, one finds nothing."""
-    if task.assignment is not None:
-        task.assignment = replace(task.assignment, state=AssignmentState.TAKEN, task_id=task.task_id)
-        state.keep_assignment(task.assignment)
+    if task.shared.assignment is not None:
+        task.shared.assignment = replace(task.shared.assignment, state=AssignmentState.TAKEN, task_id=task.task_id)
+        state.keep_assignment(task.shared.assignment)
 
 
 def give_back_assignment(state: State, task: Task) -> None:
     """The task was never open, so its assignment may open another; unless it was withdrawn meanwhile, or is over."""
-    taken = task.assignment
+    taken = task.shared.assignment
     if taken is None or taken.state is not AssignmentState.TAKEN:
         return
     if state.assignments.get(taken.assignment_id) == taken:

@@ -212,6 +212,7 @@ class Refused:
 
 Verdict = Permitted | Refused
 
+
 NO_PERMIT: Final = Refused(
     DenialCode.NO_PERMIT,
     "no policy permits this.",

@@ -47,10 +47,20 @@ class OpenTask:
 
 
 @dataclass(slots=True)
+class OpenBranch:
+    """A branch of an open task that was open when the record ends, and who worked on it."""
+
+    task: str
+    workload: str
+    instance_jkt: bytes
+
+
+@dataclass(slots=True)
 class LiveStep:
     """A step that was live when the record ends: its grant, and what it spent of which budgets, when.
 
-    `by_subject` names those of its budgets that count by subject.
+    `by_subject` names those of its budgets that count by subject; the others count for each of `chain`, or for the
+    workload of its task if that is empty.
     """
 
     grant: str
@@ -58,6 +68,7 @@ class LiveStep:
     at: datetime
     deltas: dict[str, str]
     by_subject: frozenset[str] = frozenset()
+    chain: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,6 +83,7 @@ class History:
     labels: LabelMemory = field(default_factory=LabelMemory)
     assignments: dict[str, Assignment] = field(default_factory=dict)
     open_tasks: dict[str, OpenTask] = field(default_factory=dict)
+    open_branches: dict[str, OpenBranch] = field(default_factory=dict)
     live_steps: dict[StepKey, LiveStep] = field(default_factory=dict)
     logouts: Logouts = field(default_factory=Logouts)
     latest: datetime | None = None
@@ -107,6 +119,14 @@ class History:
                 # A task has its labels to its end, those included that it began with.
                 if task is not None and task.labels:
                     self.labels.remember(task.workload, task.instance_jkt, task.labels, event.at)
+            case EventType.BRANCH_OPENED:
+                self._branched(data)
+            case EventType.BRANCH_CLOSED:
+                branch = self.open_branches.pop(data["branch"], None)
+                of = self.open_tasks.get(data["task"])
+                # Who worked on it has seen all that the task's labels tell of.
+                if branch is not None and of is not None and of.labels:
+                    self.labels.remember(branch.workload, branch.instance_jkt, of.labels, event.at)
             case EventType.STEP_GRANTED:
                 self._granted(event)
             case EventType.STEP_RENEWED:
@@ -117,7 +137,7 @@ class History:
                 step = self.live_steps.pop((data["task"], data["step"]), None)
                 if step is not None and data["code"] == UNDELIVERED:
                     for name, amount in step.deltas.items():
-                        self._spend(data["task"], name, step.at, -Decimal(amount), name in step.by_subject)
+                        self._spend(data["task"], name, step, -Decimal(amount))
             case EventType.SUBJECT_LOGGED_OUT:
                 self.logouts.note(logout_of(dict(data)))
             case EventType.CLOCK_FORGIVEN:
@@ -149,24 +169,33 @@ class History:
             if assignment.task_id == task_id and assignment.state is AssignmentState.TAKEN:
                 self._become(assignment.assignment_id, AssignmentState.OPEN, "")
 
+    def _branched(self, data: Mapping[str, Any]) -> None:
+        jkt = bytes.fromhex(data["instance_jkt"])
+        self.open_branches[data["branch"]] = OpenBranch(data["task"], data["workload"], jkt)
+        task = self.open_tasks.get(data["task"])
+        if task is not None:
+            task.labels.update(data["labels"])
+
     def _granted(self, event: Event) -> None:
         data = event.data
-        self.live_steps[data["task"], data["step"]] = LiveStep(
-            data["grant"], data["exp_ms"], event.at, dict(data["deltas"]), frozenset(data.get("by_subject", ()))
-        )
+        step = self.live_steps[data["task"], data["step"]] = LiveStep(
+            data["grant"], data["exp_ms"], event.at, dict(data["deltas"]), frozenset(data.get("by_subject", ())),
+            tuple(data.get("chain", ())),
+        )  # fmt: skip
         task = self.open_tasks.get(data["task"])
         if task is not None and data["labels"]:
             task.labels.update(data["labels"])
             self.labels.remember(task.workload, task.instance_jkt, data["labels"], event.at)
         for name, amount in data["deltas"].items():
-            self._spend(data["task"], name, event.at, Decimal(amount), name in data.get("by_subject", ()))
+            self._spend(data["task"], name, step, Decimal(amount))
 
-    def _spend(self, task_id: str, budget: str, at: datetime, amount: Decimal, by_subject: bool) -> None:
+    def _spend(self, task_id: str, budget: str, step: LiveStep, amount: Decimal) -> None:
         task = self.open_tasks.get(task_id)
         if task is None:
             return
-        grains = self.spent.setdefault((budget, task.subject if by_subject else task.workload), {})
-        _add(grains, _number(at), at, amount)
+        owners = (task.subject,) if budget in step.by_subject else step.chain or (task.workload,)
+        for owner in owners:
+            _add(self.spent.setdefault((budget, owner), {}), _number(step.at), step.at, amount)
 
 
 def _subject(said: Mapping[str, str] | None) -> str:

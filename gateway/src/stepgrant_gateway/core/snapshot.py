@@ -14,12 +14,12 @@ from stepgrant.intent import MAX_SAFE_INTEGER
 from stepgrant.selector import Selector
 from stepgrant_gateway.core.assignments import Assignment, AssignmentState
 from stepgrant_gateway.core.errors import SnapshotError
-from stepgrant_gateway.core.history import History, LiveStep, OpenTask, Spent
+from stepgrant_gateway.core.history import History, LiveStep, OpenBranch, OpenTask, Spent
 from stepgrant_gateway.core.ledger import ChainHead, is_instance
 from stepgrant_gateway.core.logouts import logout_data, logout_of
 from stepgrant_gateway.core.revocation import Lock
 
-SNAPSHOT_SCHEMA: Final = 4
+SNAPSHOT_SCHEMA: Final = 5
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -107,6 +107,8 @@ def _lines(history: History) -> Iterator[list[Any]]:
         yield ["logout", logout_data(logout)]
     for task_id, task in history.open_tasks.items():
         yield ["task", task_id, task.workload, task.instance_jkt.hex(), sorted(task.labels), task.subject]
+    for branch_id, branch in history.open_branches.items():
+        yield ["branch", branch_id, branch.task, branch.workload, branch.instance_jkt.hex()]
     for (task_id, step_id), step in history.live_steps.items():
         yield [
             "step",
@@ -117,6 +119,7 @@ def _lines(history: History) -> Iterator[list[Any]]:
             _microseconds(step.at),
             step.deltas,
             sorted(step.by_subject),
+            step.chain,
         ]
 
 
@@ -135,8 +138,12 @@ def _take(history: History, line: list[Any]) -> None:
             by_label[label] = {bytes.fromhex(jkt): _at(at) for jkt, at in instances.items()}
         case ["task", task_id, workload, jkt, labels, subject]:
             history.open_tasks[task_id] = OpenTask(workload, bytes.fromhex(jkt), set(labels), subject)
-        case ["step", task_id, step_id, grant, exp_ms, at, deltas, by_subject]:
-            history.live_steps[task_id, step_id] = LiveStep(grant, exp_ms, _at(at), deltas, frozenset(by_subject))
+        case ["branch", branch_id, task_id, workload, jkt]:
+            history.open_branches[branch_id] = OpenBranch(task_id, workload, bytes.fromhex(jkt))
+        case ["step", task_id, step_id, grant, exp_ms, at, deltas, by_subject, chain]:
+            history.live_steps[task_id, step_id] = LiveStep(
+                grant, exp_ms, _at(at), deltas, frozenset(by_subject), tuple(chain)
+            )
         case ["assignment", assignment_id, ticket, words, [dispatcher, workload, task_type], until, state, task_id]:
             history.assignments[assignment_id] = Assignment(
                 assignment_id,

@@ -8,7 +8,10 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One open task. `dispatcher` empty = nobody assigned it; `subject` is `issuer#sub`, or empty."""
+    """One open task, or branch of one. `dispatcher` empty = nobody assigned it; `subject` is `issuer#sub`, or empty.
+
+    `branch_id` empty = the task itself; `chain`: the workloads from the one that opened the task to this one.
+    """
 
     task_id: str
     task_type: str
@@ -21,6 +24,8 @@ class TaskView:
     vouched_by: str
     dispatcher: str
     subject: str = ""
+    branch_id: str = ""
+    chain: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 from stepgrant.errors import Denial
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
+    HandedOff,
+    HandOffStep,
     OpenTask,
     Outcome,
     Pushed,
@@ -50,6 +52,9 @@ class Lease(Protocol):
 
     def renew(self, step_id: str) -> Answer[StepGranted | Denial]:
         """Decides on a step anew, at once; the answer comes when it is durable."""
+
+    def hand_off(self, request: HandOffStep) -> Answer[HandedOff | Denial]:
+        """Decides on handing a step on, at once; the answer comes when it is durable."""
 
     def close(self, outcome: Outcome) -> TaskClosed:
         """Ends the task."""

@@ -48,4 +48,6 @@ def opening_of(message: agent_pb2.Open, peer: Peer, speaker: Speaker, nonce: byt
         raise UnauthenticatedError(f"Open does not prove the instance key: {error}") from error
     token, ticket = wire.resume_token_of(message), wire.assignment_of(message)
     subject_token = wire.bounded(message.subject_token, MAX_SUBJECT_TOKEN, "Open.subject_token")
-    return OpenTask(task_type, wire.parameters_of(message), purpose, thumbprint, token, subject_token, ticket)
+    handed_on = wire.hand_off_ticket_of(message)
+    parameters = wire.parameters_of(message)
+    return OpenTask(task_type, parameters, purpose, thumbprint, token, subject_token, ticket, handed_on)

@@ -268,6 +268,8 @@ def _task(view: TaskView) -> operator_pb2.TaskSummary:
         subject=view.subject,
         vouched_by=view.vouched_by,
         dispatcher=view.dispatcher,
+        branch_id=view.branch_id,
+        chain=view.chain,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs forget it
 
@@ -14,11 +14,7 @@ from stepgrant._wire_strict import refuse_unknown
 from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, ProtocolError, StepgrantError, TaskClosedError
 from stepgrant.grant import PROTOCOL_REVISION
 from stepgrant.v1 import agent_pb2
-from stepgrant_gateway.core.boundary import (
-    Pushed,
-    StepGranted,
-    TaskClosed,
-)
+from stepgrant_gateway.core.boundary import HandedOff, Pushed, StepGranted, TaskClosed
 from stepgrant_gateway.core.errors import GatewayError
 from stepgrant_gateway.core.ports import Clock, Timer
 from stepgrant_gateway.rpc import wire
@@ -45,6 +41,9 @@ TAKEN_OVER: Final = "taken_over"
 
 Read = Callable[[], Awaitable[Any]]
 """The next AgentMessage, or `grpc.aio.EOF`."""
+
+Asked = TypeVar("Asked")
+Decided = StepGranted | HandedOff | Denial
 
 Patience = Callable[[], timedelta | None]
 """None if this workload may declare or renew a step now, which counts; else how long it has to wait."""
@@ -184,20 +183,16 @@ class TaskStream:
         lease = self._leased()
         match message.WhichOneof("message"):
             case "declare":
-                wait = self._too_often(number, message.declare.step_id)
-                if wait is not None:
-                    return wait
-                self._declare(lease, number, message.declare)
+                return self._ask(number, message.declare, wire.declare_of, lease.declare)
             case "renew":
-                wait = self._too_often(number, message.renew.step_id)
-                if wait is not None:
-                    return wait
-                self._renew(lease, number, message.renew)
+                return self._ask(number, message.renew, wire.renew_of, lease.renew)
+            case "hand_off":
+                return self._ask(number, message.hand_off, wire.hand_off_of, lease.hand_off)
             case "report":
                 self._report(lease, number, message.report)
+                return None
             case _:
                 raise ProtocolError("a stream opens one task, and it is open")
-        return None
 
     async def _stand_back(self, wait: timedelta) -> None:
         """Whoever asks again and again is not read before it may: to be refused costs the others something, too."""
@@ -212,20 +207,26 @@ class TaskStream:
         finally:
             timer.cancel()
 
-    def _declare(self, lease: Lease, number: int, message: agent_pb2.Declare) -> None:
+    def _ask(
+        self, number: int, message: Any, read: Callable[[Any], Asked], decide: Callable[[Asked], Answer[Decided]]
+    ) -> timedelta | None:
         """Decided here and now, if it is this workload's turn: only the answer waits for the ledger."""
+        wait = self._too_often(number, message.step_id)
+        if wait is not None:
+            return wait
         try:
-            request = wire.declare_of(message)
+            request = read(message)
         except ArgumentsInvalidError as error:
             self._answer(number, _invalid(error, message.step_id))
-            return
-        busy = self._busy(request.step_id)
+            return None
+        busy = self._busy(message.step_id)
         if busy is not None:
             self._answer(number, busy)
         else:
-            self._decide(number, partial(lease.declare, request))
+            self._decide(number, partial(decide, request))
+        return None
 
-    def _decide(self, number: int, decide: Callable[[], Answer[StepGranted | Denial]]) -> None:
+    def _decide(self, number: int, decide: Callable[[], Answer[Decided]]) -> None:
         self._waiting += 1
         turn = self._turns.begin(self._caller.id)
         if turn is None:
@@ -233,7 +234,7 @@ class TaskStream:
         else:
             turn.add_done_callback(lambda _: self._begin(number, decide))
 
-    def _begin(self, number: int, decide: Callable[[], Answer[StepGranted | Denial]]) -> None:
+    def _begin(self, number: int, decide: Callable[[], Answer[Decided]]) -> None:
         try:
             answer = decide()
         except Exception as error:  # noqa: BLE001 - as in listen
@@ -241,7 +242,7 @@ class TaskStream:
         else:
             answer.add_done_callback(partial(self._decided, number))
 
-    def _decided(self, number: int, answer: Answer[StepGranted | Denial]) -> None:
+    def _decided(self, number: int, answer: Answer[Decided]) -> None:
         try:
             self._answer(number, answer.result())
         except Exception as error:  # noqa: BLE001 - as in listen
@@ -259,14 +260,6 @@ class TaskStream:
         if not self._waiting and self._when_answered is not None:
             self._when_answered()
 
-    def _renew(self, lease: Lease, number: int, message: agent_pb2.Renew) -> None:
-        step_id = wire.ulid_field(message.step_id, "Renew.step_id")
-        busy = self._busy(step_id)
-        if busy is not None:
-            self._answer(number, busy)
-        else:
-            self._decide(number, partial(lease.renew, step_id))
-
     def _report(self, lease: Lease, number: int, message: agent_pb2.Report) -> None:
         settled = lease.report(wire.report_of(message))
         self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, settled=wire.settled(settled)))
@@ -277,9 +270,11 @@ class TaskStream:
         self._over = self._over or ("closed", "")
         self._last_of_all(agent_pb2.GatewayMessage(reply_to=number, closed=wire.closed(closed)))
 
-    def _answer(self, number: int, answer: StepGranted | Denial) -> None:
+    def _answer(self, number: int, answer: Decided) -> None:
         if isinstance(answer, Denial):
             self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, denied=wire.denied(answer)))
+        elif isinstance(answer, HandedOff):
+            self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, handed_off=wire.handed_off(answer)))
         else:
             self.outbox.put(agent_pb2.GatewayMessage(reply_to=number, granted=wire.granted(answer)))
 

@@ -12,10 +12,13 @@ from stepgrant.errors import Denial, InvalidIdError, ProtocolError
 from stepgrant.grant import Binding
 from stepgrant.ids import parse_name, parse_tool, parse_ulid
 from stepgrant.intent import MAX_ARGUMENTS_BYTES, MAX_PARAMETERS_BYTES, Json, parse_object, parse_value
+from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.v1 import agent_pb2, dispatch_pb2, types_pb2
 from stepgrant_gateway.core.assignments import TICKET_BYTES
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
+    HandedOff,
+    HandOffStep,
     Outcome,
     Pushed,
     ReportStep,
@@ -101,6 +104,16 @@ def assignment_of(message: agent_pb2.Open) -> bytes:
     return ticket_field(ticket, "Open.assignment") if ticket else b""
 
 
+def hand_off_ticket_of(message: agent_pb2.Open) -> bytes:
+    """The ticket of a hand-off, or nothing; raises ProtocolError for anything between, and for what cannot go with it."""
+    if not message.hand_off:
+        return b""
+    for name in ("resume_token", "assignment", "subject_token"):
+        if getattr(message, name):
+            raise ProtocolError(f"Open has a hand_off and a {name}: a branch has what its task has")
+    return ticket_field(message.hand_off, "Open.hand_off")
+
+
 def ticket_field(data: bytes, what: str) -> bytes:
     """The same bytes, if they are as many as a ticket has; raises ProtocolError."""
     if len(data) != TICKET_BYTES:
@@ -137,6 +150,27 @@ def declare_of(message: agent_pb2.Declare) -> DeclareStep:
     purpose = bounded(message.purpose, MAX_TEXT, "Declare.purpose")
     arguments = parse_object(message.arguments_json, max_bytes=MAX_ARGUMENTS_BYTES)
     return DeclareStep(step_id, parent, tool, arguments, purpose, wanted, envelope)
+
+
+def renew_of(message: agent_pb2.Renew) -> str:
+    """The id of the step that is to be renewed; raises ProtocolError."""
+    return ulid_field(message.step_id, "Renew.step_id")
+
+
+def hand_off_of(message: agent_pb2.HandOff) -> HandOffStep:
+    """The step that is to be handed on.
+
+    Raises:
+        ProtocolError: a field is not what the protocol says.
+        ArgumentsInvalidError: a value of the envelope is not strict JSON; the answer to that is a denial.
+    """
+    step_id = ulid_field(message.step_id, "HandOff.step_id")
+    try:
+        workload = str(parse_spiffe_id(message.workload, what="HandOff.workload"))
+    except InvalidIdError as error:
+        raise ProtocolError(str(error)) from error
+    purpose = bounded(message.purpose, MAX_TEXT, "HandOff.purpose")
+    return HandOffStep(step_id, workload, envelope_of(message.envelope), purpose)
 
 
 def report_of(message: agent_pb2.Report) -> ReportStep:
@@ -214,6 +248,7 @@ def opened(value: TaskOpened, resume_token: bytes, instance_id: str, limits: age
         limits=limits,
         resume_token=resume_token,
         live_steps=value.live_steps,
+        branch_id=value.branch_id,
     )
 
 
@@ -233,6 +268,13 @@ def granted(value: StepGranted) -> agent_pb2.Granted:
         at_unix_ms=millis(value.at),
         step_expires_unix_ms=millis(value.step_expires_at),
         policies=value.policies,
+    )
+
+
+def handed_off(value: HandedOff) -> agent_pb2.HandedOff:
+    """The step is handed on."""
+    return agent_pb2.HandedOff(
+        step_id=value.step_id, hand_off_id=value.hand_off_id, ticket=value.ticket, decision_id=value.decision_id
     )
 
 

@@ -720,7 +720,7 @@ class Closed(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code, at most 64 characters: `closed`, `task_expired`, `identity_expired`, `identity_lost`, `draining`,
-    `taken_over` (the stream is over, the task lives on another one).
+    `taken_over` (the stream is over, the task lives on another one), `parent_ended` (of a branch).
     """
     reason: _builtins.str
     """Why, in words; at most 1,024 characters."""

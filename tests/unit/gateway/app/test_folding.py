@@ -14,7 +14,7 @@ from stepgrant_gateway.core.errors import LedgerBrokenError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.core.ledger import ChainHead, Record
-from stepgrant_gateway.core.snapshot import decode_snapshot, encode_snapshot, snapshot_digest
+from stepgrant_gateway.core.snapshot import SNAPSHOT_SCHEMA, decode_snapshot, encode_snapshot, snapshot_digest
 from stepgrant_gateway.storage.memory import MemoryLedger
 from tests.kit.chains import OTHER, THIRD, chain_of, head_of, started
 from tests.kit.clock import START
@@ -170,9 +170,10 @@ def test_a_chain_put_between_those_that_a_snapshot_covers_is_folded() -> None:
     assert fold_ledger(store, [SNAPSHOT]) == fold_ledger(store)
 
 
-@pytest.mark.parametrize(
-    "broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], SNAPSHOT.replace(b'"snapshot":4', b'"snapshot":5')]
-)
+OTHER = SNAPSHOT.replace(b'"snapshot":%d' % SNAPSHOT_SCHEMA, b'"snapshot":%d' % (SNAPSHOT_SCHEMA + 1))
+
+
+@pytest.mark.parametrize("broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], OTHER])
 def test_st_04_what_is_broken_or_of_another_version_falls_back_to_the_one_before_and_then_to_all(
     broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,7 +98,7 @@ async def test_sm_10_what_only_the_agent_says_counts_as_reported_and_never_as_co
         step = await built.granted(lease, "orders.get", ORDER)
         lease.report(ReportStep(step.step_id, DONE, RESULT, ""))
         task = built.state.tasks[lease.opened.task_id]
-        assert (task.reported, task.completed) == ({"orders.get"}, set())
+        assert (task.shared.reported, task.shared.completed) == ({"orders.get"}, set())
         refund = await lease.declare(built.intent("orders.refund", {**ORDER, "amount": 40}))
         assert not isinstance(refund, StepGranted)
 

@@ -263,9 +263,10 @@ async def test_what_is_kept_of_an_ended_or_denied_step_is_small() -> None:
         step = await built.granted(lease, "orders.get", ORDER)
         lease.report(ReportStep(step.step_id, Outcome.COMPLETED, None, ""))
         await denied(built, lease, "orders.refund", {"order_id": "ord_00000043", "amount": 1})
-        for kept in built.state.tasks[lease.opened.task_id].steps.values():
+        for kept in built.state.tasks[lease.opened.task_id].shared.steps.values():
             assert (kept.declared.arguments, kept.declared.purpose) == ({}, "")
-            assert kept.call is kept.question is kept.envelope is None
+            assert kept.call is kept.envelope is None
+            assert not kept.questions
             assert kept.grant is None or kept.grant.answer is None
             assert kept.first_answer is None or isinstance(kept.first_answer.result(), Denial)
         assert [view.target for view in built.operating.steps(lease.opened.task_id)] == ["pg://orders/ord_00000042", ""]

@@ -112,4 +112,4 @@ async def test_a_use_that_is_refused_because_the_step_ended_meanwhile_witnesses_
         lease.report(ReportStep(step.step_id, Outcome.FAILED, None, "Cancelled"))
         store.free.set()
         assert not (await taking).accepted
-        assert task.completed == set()
+        assert task.shared.completed == set()
