@@ -160,14 +160,14 @@ def differences(built: World, requests: int, max_cached: int) -> tuple[list[str]
     by_token = partial(JwtSvidBearers, AUDIENCE, lambda: built.bundles, lambda: built.now)
     settings = [WorkloadIssuer(OidcIssuer(ISSUER, AUDIENCE), MAPPED)]
     by_runner = partial(OidcBearers, settings, cast("Any", built), Now(built))
-    cached, bearers, runners = by_certificate(max_cached=max_cached), by_token(), by_runner()
+    cached, bearers, runners = (make(max_cached=max_cached) for make in (by_certificate, by_token, by_runner))
     found, peers = [], 0
     for number in range(requests):
         built.turn()
         for kept, fresh, given in (
-            (cached, by_certificate(), built.chance.choice(built.evidence)),
-            (bearers, by_token(), built.chance.choice(built.tokens)),
-            (runners, by_runner(), built.chance.choice(built.runners)),
+            (cached, by_certificate(max_cached=0), built.chance.choice(built.evidence)),
+            (bearers, by_token(max_cached=0), built.chance.choice(built.tokens)),
+            (runners, by_runner(max_cached=0), built.chance.choice(built.runners)),
         ):
             on, off = answer(kept, given), answer(fresh, given)
             peers += isinstance(off, Peer)

@@ -11,7 +11,7 @@ from stepgrant.errors import IdentityUnavailableError, InvalidInputError, Invali
 from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.jwt import VerifiedJwtSvid, verify_jwt_svid
 from stepgrant_gateway.core.principal import METHOD_JWT, Peer
-from stepgrant_gateway.identity.successes import Successes
+from stepgrant_gateway.identity.successes import MAX_CACHED, Successes
 
 MAX_BEARER_BYTES: Final = 8192
 """Of any kind of token: half of what the metadata of a call may take."""
@@ -57,11 +57,14 @@ class JwtSvidBearers:
     revision of the JWT authorities of its trust domain, and its times; failures never. For one event loop.
     """
 
-    def __init__(self, audience: str, bundles: Callable[[], BundleSet], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, audience: str, bundles: Callable[[], BundleSet], now: Callable[[], datetime], *,
+        max_cached: int = MAX_CACHED,
+    ) -> None:  # fmt: skip
         self._audience = audience
         self._bundles = bundles
         self._now = now
-        self._successes: Successes[VerifiedJwtSvid] = Successes()
+        self._successes: Successes[VerifiedJwtSvid] = Successes(max_cached)
 
     def takes(self, claims: Mapping[str, Any]) -> bool:
         """A `sub` that begins as a SPIFFE ID does: no other token can stand for one."""

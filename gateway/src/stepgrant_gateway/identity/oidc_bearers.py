@@ -13,7 +13,7 @@ from stepgrant_gateway.core.principal import METHOD_OIDC, Peer
 from stepgrant_gateway.identity.issuers import Issuers
 from stepgrant_gateway.identity.oidc import UnknownKeyError, VerifiedOidcToken, verify_oidc_token
 from stepgrant_gateway.identity.oidc_settings import WorkloadIssuer
-from stepgrant_gateway.identity.successes import Successes
+from stepgrant_gateway.identity.successes import MAX_CACHED, Successes
 
 
 class OidcBearers:
@@ -22,11 +22,13 @@ class OidcBearers:
     `issuers` are those very ones. For one event loop.
     """
 
-    def __init__(self, settings: Sequence[WorkloadIssuer], issuers: Issuers, clock: Clock) -> None:
+    def __init__(
+        self, settings: Sequence[WorkloadIssuer], issuers: Issuers, clock: Clock, *, max_cached: int = MAX_CACHED
+    ) -> None:
         self._mapped = {one.of.issuer: one.mapped for one in settings}
         self._issuers = issuers
         self._now: Callable[[], datetime] = clock.now
-        self._successes: Successes[VerifiedOidcToken] = Successes()
+        self._successes: Successes[VerifiedOidcToken] = Successes(max_cached)
 
     def takes(self, claims: Mapping[str, Any]) -> bool:
         """An `iss` that is configured, byte for byte."""
