@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 
+import grpc
+import pytest
+
+from stepgrant.v1 import agent_pb2, agent_pb2_grpc
 from tests.integration.envoy.proxy import edge, real_envoy
-from tests.integration.spire.outside import shown_by
-from tests.integration.spire.site import distinct, events, goes_on
+from tests.integration.spire.outside import channel_showing, shown_by
+from tests.integration.spire.processes import PATIENCE
+from tests.integration.spire.site import GATEWAY, SUPPORT, distinct, events, goes_on
 
 pytestmark = list(real_envoy)
 
@@ -24,6 +30,24 @@ async def test_a_task_goes_on_behind_envoy_through_rotations_of_tokens_and_of_bo
         assert len(distinct(agent.said, "task")) == 1
         assert await shown_by(front.address) != shown
         assert events(front.gateway, "svid_rotated")
+
+
+async def test_authorization_reaches_the_gateway_and_its_words_and_trailers_the_agent() -> None:
+    async with edge() as front:
+        await front.proxy()
+        token = (await front.site.server.tell("jwt", "mint", "-spiffeID", SUPPORT, "-audience", GATEWAY)).strip()
+        async with channel_showing(None, front.address) as channel:
+            agent = agent_pb2_grpc.AgentGatewayStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await agent.PerformTask(metadata=(("authorization", "Bearer x.y.z"),)).read()
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "base64url" in str(refused.value.details())
+
+            async with asyncio.timeout(PATIENCE):
+                call = agent.PerformTask(metadata=(("authorization", f"Bearer {token}"),))
+                assert (await call.read()).HasField("challenge")
+                await call.write(agent_pb2.AgentMessage(close=agent_pb2.Close()))
+                assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_killed_envoy_ends_what_it_carried_and_its_successor_takes_agents_again() -> None:
