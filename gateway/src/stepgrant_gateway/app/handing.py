@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from stepgrant.errors import Denial, DenialCode, ProtocolError
+from stepgrant.grant import MAX_CHAIN
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.answers import Answer, answered
 from stepgrant_gateway.app.authorizer import Rejected, decide_hand_off
@@ -16,12 +17,13 @@ from stepgrant_gateway.app.refusals import NOT_HANDED_ON, UNRECORDED, denial, li
 from stepgrant_gateway.app.resuming import parameters_digest
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.state import MAX_STEP_DEPTH, Origin, State, Task
+from stepgrant_gateway.core.assignments import TICKET_BYTES
 from stepgrant_gateway.core.boundary import HandedOff, HandOffStep, OpenTask, Pushed
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.delegation import contains
 from stepgrant_gateway.core.errors import UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
-from stepgrant_gateway.core.hand_offs import MAX_CHAIN, TICKET_BYTES, HandOff, ticket_digest
+from stepgrant_gateway.core.hand_offs import HandOff, ticket_digest
 from stepgrant_gateway.core.ports import Clock, Entropy, Journal
 from stepgrant_gateway.core.principal import Peer
 from stepgrant_gateway.core.recorded import denied

@@ -12,10 +12,10 @@ from stepgrant_gateway.cli.output import AsJson, clock_time, iso_time, print_jso
 
 @reported
 def tasks(
-    task: Annotated[str, typer.Argument(help="Id of an open task, to see its steps.")] = "",
+    task: Annotated[str, typer.Argument(help="Id of an open task, or of a branch of one, to see its steps.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Lists open tasks, or the steps of one."""
+    """Lists open tasks and their branches, or the steps of one."""
     if task:
         _print_steps(task, as_json=as_json)
     else:
@@ -32,8 +32,10 @@ def _print_tasks(*, as_json: bool) -> None:
         document = [
             {
                 "task_id": item.task_id,
+                "branch_id": item.branch_id or None,
                 "task_type": item.task_type,
                 "workload": item.workload,
+                "chain": list(item.chain),
                 "subject": item.subject or None,
                 "vouched_by": item.vouched_by,
                 "dispatcher": item.dispatcher or None,
@@ -49,10 +51,10 @@ def _print_tasks(*, as_json: bool) -> None:
         return
     rows = [
         (
-            item.task_id,
+            item.branch_id or item.task_id,
             item.task_type,
             item.workload,
-            item.dispatcher or item.vouched_by,
+            f"handed on by {item.chain[-2]}" if item.branch_id else item.dispatcher or item.vouched_by,
             f"{clock_time(item.opened_unix_ms)}-{clock_time(item.expires_unix_ms)}",
             f"{item.live_steps}/{item.steps}",
             " ".join(item.labels) or "-",

@@ -8,11 +8,6 @@ from typing import Final
 
 from stepgrant_gateway.core.delegation import Envelope
 
-TICKET_BYTES: Final = 32
-"""Of a ticket: random, so that its digest tells nobody anything."""
-MAX_CHAIN: Final = 4
-"""Workloads from the one that opened a task to the one that works on a branch of it: each is asked about at every decision."""
-
 _TICKET: Final = b"stepgrant.hand_off.ticket.v1\0"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
+from stepgrant.grant import MAX_CHAIN
 from stepgrant.selector import Selector
 from stepgrant_gateway.app.handing import MAX_HAND_OFFS
 from stepgrant_gateway.app.leasing import TaskLease
@@ -19,7 +20,6 @@ from stepgrant_gateway.core.boundary import HandedOff, Outcome, Pushed, ReportSt
 from stepgrant_gateway.core.delegation import AnyValue, Exact
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.grants import TTL_CAP
-from stepgrant_gateway.core.hand_offs import MAX_CHAIN
 from tests.kit.assigned import code_of
 from tests.kit.handed import (
     CLERK,
