@@ -65,6 +65,8 @@ async def test_an_opening_that_is_not_proven_or_of_another_revision_ends_the_str
         ({"parameters_json": "[]"}, "arguments_invalid"),
         ({"assignment": b"t" * 32}, "assignment_refused"),
         ({"task_type": "Payout", "assignment": b"t" * 32}, "assignment_refused"),
+        ({"hand_off": b"t" * 32}, "hand_off_refused"),
+        ({"task_type": "Payout", "hand_off": b"t" * 32}, "hand_off_refused"),
     ],
 )
 async def test_an_opening_that_is_denied_is_a_value_without_a_step_and_the_end(agent, changes, code):
@@ -285,8 +287,15 @@ async def test_sm_03_of_two_who_take_a_task_up_at_once_one_has_it(speaker):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"resume_token": b"short"}, {"assignment": b"short"}, {"resume_token": b"r" * 32, "assignment": b"t" * 32}],
-    ids=["resume token", "ticket", "both"],
+    [
+        {"resume_token": b"short"},
+        {"assignment": b"short"},
+        {"hand_off": b"short"},
+        {"resume_token": b"r" * 32, "assignment": b"t" * 32},
+        {"resume_token": b"r" * 32, "hand_off": b"t" * 32},
+        {"assignment": b"t" * 32, "hand_off": b"t" * 32},
+        {"subject_token": "a.b.c", "hand_off": b"t" * 32},
+    ],
 )
 async def test_a_token_or_ticket_of_another_size_or_both_are_refused(speaker, changes):
     async with raw_agent(speaker, speaker.identity()) as agent:

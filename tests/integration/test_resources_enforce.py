@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -16,12 +13,21 @@ import stepgrant
 from stepgrant.errors import Revoked
 from stepgrant.outgoing.grpc import channel
 from stepgrant.outgoing.http import HttpAuth
-from stepgrant.spiffe.ids import parse_spiffe_id
-from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2
 from stepgrant.verify import Verifier
-from tests.kit.running import Running, running_gateway
-from tests.kit.servers import GRPC_CALLS, HTTP_CALLS, MAIL, ORDERS, REFUND, Order, call, mail_server, orders_server
+from tests.kit.running import running_gateway
+from tests.kit.servers import (
+    GRPC_CALLS,
+    HTTP_CALLS,
+    MAIL,
+    ORDERS,
+    REFUND,
+    Order,
+    bare_channel,
+    call,
+    mail_server,
+    orders_server,
+)
 
 PARAMETERS = {"order_id": "ord_00000042", "customer": "jo@example.org"}
 
@@ -30,18 +36,6 @@ async def refused(*arguments: Any, **how: Any) -> str:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(*arguments, **how)
     return dict(caught.value.trailing_metadata() or ()).get("stepgrant-refusal", caught.value.details())
-
-
-@contextlib.asynccontextmanager
-async def bare_channel(running: Running, path: str, target: str) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel of that workload that carries what the test gives it."""
-    snapshot = await asyncio.to_thread(running.identity(path).current)
-    host, _, port = target.rpartition(":")
-    server = parse_spiffe_id(ORDERS)
-    pinned = await asyncio.to_thread(probe_server, host, int(port), server, snapshot, datetime.now(UTC))
-    credentials, options = grpc_channel_credentials(snapshot, pinned)
-    async with grpc.aio.secure_channel(target, credentials, options) as opened:
-        yield opened
 
 
 async def test_a_grant_is_good_for_its_call_its_holder_its_use_and_its_step_inv_08():

@@ -34,6 +34,7 @@ IDENTITIES = (
     DevIdentity("gateway", ("localhost",)),
     DevIdentity("agent/support"),
     DevIdentity("agent/other"),
+    DevIdentity("agent/payments"),
     DevIdentity("desk/tickets"),
     DevIdentity("proxy/edge", ("localhost",)),
     DevIdentity("resource/orders", ("localhost",)),

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -13,6 +14,8 @@ import uvicorn
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from stepgrant.calls import GrpcCalls, HttpCalls, HttpRoute
+from stepgrant.spiffe.ids import parse_spiffe_id
+from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
 from stepgrant.verify import GrantInterceptor, GrantMiddleware, Verifier, current_call, server_credentials
 from tests.kit.running import ISSUER, Running
 
@@ -110,3 +113,15 @@ async def call(opened: grpc.aio.Channel, method: str = GET, request: Any = ORDER
     )
     metadata = () if grant is None else (("stepgrant-grant", grant),)
     return str((await multi(request, metadata=metadata, timeout=10)).order_id)
+
+
+@contextlib.asynccontextmanager
+async def bare_channel(running: Running, path: str, target: str) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel of that workload that carries what the test gives it."""
+    snapshot = await asyncio.to_thread(running.identity(path).current)
+    host, _, port = target.rpartition(":")
+    server = parse_spiffe_id(ORDERS)
+    pinned = await asyncio.to_thread(probe_server, host, int(port), server, snapshot, datetime.now(UTC))
+    credentials, options = grpc_channel_credentials(snapshot, pinned)
+    async with grpc.aio.secure_channel(target, credentials, options) as opened:
+        yield opened
