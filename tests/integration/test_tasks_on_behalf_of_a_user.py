@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from stepgrant.subject import SubjectId
 from stepgrant_gateway.core.events import EventType
 from tests.integration.test_tokens_name_agents import recorded
 from tests.kit.foreign import ForeignSigner
+from tests.kit.loop import settled
 from tests.kit.oidc import AUDIENCE, Issuer, authority_file, logout_claims, serving
 from tests.kit.running import running_gateway
 from tests.kit.subjects import subject_policy
@@ -126,6 +127,25 @@ async def test_a_user_s_task_moves_to_the_next_svid_and_is_that_user_s_still(tmp
                     claims = from_payload(payload_of(step.grant.token))
                     assert claims.on_behalf_of == SubjectId(issuer.url, "u-17")
                     assert claims.task_id == task.id
+
+
+async def test_inv_04_a_task_goes_on_for_as_long_as_the_next_token_of_its_user_lasts(tmp_path: Path) -> None:
+    ca, policy = authority_file(tmp_path), subject_policy(tmp_path / "policy")
+    with serving(Issuer()) as issuer:
+        async with running_gateway(policy, settings=settings(issuer, ca)) as running:
+            client, now = await running.client(), datetime.now(UTC)
+            lives = iter((timedelta(minutes=2), timedelta(minutes=4)))
+
+            def newest() -> str:
+                return issuer.signer.sign(issuer.claims(now, lives=next(lives)))
+
+            async with client.task("Refund", REFUND, subject_token=newest) as task:
+                assert task.expires_at.timestamp() == int(now.timestamp()) + 120
+                async with task.step("orders.get", ORDER) as step:
+                    running.api.reissue("agent/support")
+                    await recorded(running, EventType.TASK_TAKEN_OVER, 1)
+                    await settled(lambda: task.expires_at.timestamp() == int(now.timestamp()) + 240)
+                    assert step.live
 
 
 async def test_inv_07_a_key_that_the_issuer_takes_back_ends_the_tasks_of_whom_it_proved_and_no_others(

@@ -23,6 +23,7 @@ from stepgrant.envelope import Bounds
 from stepgrant.handed import Assignment, HandOff
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import Step
+from stepgrant.subject_token import SubjectToken
 from stepgrant.tasks import Task as AsynchronousTask
 from stepgrant.tasks import What, working_for
 from stepgrant.threads import BlockingStep, wait_for
@@ -95,7 +96,7 @@ class Client:
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
-        subject_token: str | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> Iterator[Task]:
         """An open task for as long as the block runs; as `stepgrant.Client.task`."""
         opening = self._inner.opened(what, parameters, purpose=purpose, subject_token=subject_token)
@@ -136,7 +137,7 @@ def connect(
 
 
 @contextmanager
-def task(what: What, /, *, subject_token: str | None = None, **parameters: object) -> Iterator[Task]:
+def task(what: What, /, *, subject_token: SubjectToken | None = None, **parameters: object) -> Iterator[Task]:
     """An open task that the tools called inside work for; as `stepgrant.task`.
 
     In a thread of asynchronous code that entered a client, it is that client's, and served by its loop.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, Token
@@ -24,12 +23,13 @@ from stepgrant.handed import Assignment
 from stepgrant.holding import Hold, Holder
 from stepgrant.intent import MAX_PARAMETERS_BYTES, parse_object
 from stepgrant.lease import open_lease
-from stepgrant.link import Address, Links
+from stepgrant.link import Address, Links, parse_address
 from stepgrant.patience import Patience
 from stepgrant.session import Ends, GetToken, Opening, open_session
 from stepgrant.spiffe.ids import SpiffeId, parse_spiffe_id
 from stepgrant.spiffe.source import IdentitySource
 from stepgrant.step import leave
+from stepgrant.subject_token import SubjectToken
 from stepgrant.tasks import Task, What, opening_of, working_for
 
 GATEWAY_VARIABLE: Final = "STEPGRANT_GATEWAY"
@@ -45,8 +45,6 @@ CURRENT_CLIENT: Final[ContextVar[Client | None]] = ContextVar("stepgrant_client"
 
 OPENING_AT_ONCE: Final = 64
 """Streams of one client that are being opened: when its identity changes all its tasks move, but not in one moment."""
-
-_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
 class Client:
@@ -109,16 +107,17 @@ class Client:
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
-        subject_token: str | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> AsyncIterator[Task]:
         """An open task for as long as the block runs; tools called inside work for it. An exception closes it as failed.
 
         `what` is a task type, or an assignment or a hand-off, which says parameters and purpose as well and opens one.
-        `subject_token`: the OIDC token of the user on whose behalf it runs. The task ends with that token at the latest.
+        `subject_token`: the OIDC token of the user on whose behalf it runs, or a function that brings the newest one: it is asked
+        again as the task moves to another stream, and when half of a token's life is over. The task ends with the last.
 
         Raises:
             Denied: the gateway does not let this workload open this task.
-            GatewayUnavailableError, IdentityUnavailableError: it could not be asked.
+            GatewayUnavailableError, IdentityUnavailableError: it could not be asked, or the user's token not be had.
             ArgumentsInvalidError: strict JSON cannot carry the parameters, or they are too large.
         """
         async with self.opened(what, parameters, purpose=purpose, subject_token=subject_token) as task:
@@ -132,7 +131,7 @@ class Client:
         parameters: Mapping[str, object] | None = None,
         *,
         purpose: str = "",
-        subject_token: str | None = None,
+        subject_token: SubjectToken | None = None,
     ) -> AsyncIterator[Task]:
         """As `task`, but nothing that is called inside works for it unless it is told to."""
         opening = opening_of(what, parameters or {}, purpose, subject_token)
@@ -202,6 +201,7 @@ class Client:
             self._identity.close()
 
     async def _open(self, links: Links, opening: Opening, ends: Ends, resume_token: GetToken) -> Hold:
+        opening = await opening.of_now()
         async with self._opening_now:
             return await self._open_stream(links, opening, ends, resume_token)
 
@@ -320,14 +320,6 @@ def _token_file(trust_domain: str) -> IdentitySource:
     token = _setting(None, SHOWN_FILE_VARIABLE, "the file with the OIDC token of this program")
     bundle = _setting(None, BUNDLE_FILE_VARIABLE, "a PEM file with the authorities of the gateway's trust domain")
     return TokenFileSource(Path(token), Path(bundle), trust_domain=trust_domain, now=lambda: datetime.now(UTC))
-
-
-def parse_address(text: str, what: str) -> Address:
-    """The address that `host:port` or `[address]:port` is; raises MisuseError otherwise."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match[3]) < 65536:
-        raise MisuseError(f"{what} is not host:port, such as gateway.acme.org:8443")
-    return Address(match[1] or match[2], int(match[3]))
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ from stepgrant.errors import ArgumentsInvalidError, InvalidIdError, MisuseError
 from stepgrant.handed import HandOff
 from stepgrant.ids import parse_tool
 from stepgrant.step import CURRENT_STEP, Step
+from stepgrant.subject_token import SubjectToken
 from stepgrant.tasks import CURRENT_TASK, Task, What
 from stepgrant.threads import BlockingStep
 
@@ -23,8 +24,11 @@ _R = TypeVar("_R")
 
 
 @asynccontextmanager
-async def task(what: What, /, *, subject_token: str | None = None, **parameters: object) -> AsyncIterator[Task]:
-    """An open task that the tools called inside work for, on behalf of the user whom `subject_token` (OIDC) is about.
+async def task(
+    what: What, /, *, subject_token: SubjectToken | None = None, **parameters: object
+) -> AsyncIterator[Task]:
+    """An open task that the tools called inside work for, on behalf of the user whom `subject_token` (OIDC) is about:
+    a token, or a function that brings the newest one whenever it is needed.
 
     `what` is a task type, or an assignment (`stepgrant.Assignment.read`) or a hand-off (`stepgrant.HandOff.read`), which says
     the parameters and opens one task, or one branch of a task.

@@ -21,6 +21,7 @@ from stepgrant.errors import (
 )
 from stepgrant.gate import Gate
 from stepgrant.holding import Hold, Holder, OpenStream, StepIntent
+from stepgrant.looks import Looks
 from stepgrant.patience import Patience
 from stepgrant.pauses import GIVE_UP, LINGER, TRY_TO_MOVE, TRY_TO_TAKE_UP, Pauses
 from stepgrant.session import Ends, Session, again, ending, given_up
@@ -35,8 +36,6 @@ CLOSED: Final = "the task is over; open a new one"
 NOT_PROVEN: Final = "the gateway's certificate, by which it was proven, does not verify any more"
 LAST_WORDS: Final = timedelta(seconds=5)
 """How long the end of a stream is awaited that was taken over, so that what it says of steps is heard, or closed."""
-SOONEST_LOOK: Final = timedelta(seconds=1)
-"""Least time between two looks at whether there is a newer identity; whoever brings one says so besides."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +59,9 @@ class Lease:
         self._lost_at = timedelta(0)
         self._gate = Gate()
         self._mover: asyncio.Task[None] | None = None
-        self._asked_over = False
-        self._timers: list[Timer] = []
+        self._asked_over = self._asked_to_move = False
+        self._giving_up: Timer | None = None
+        self._looks = Looks(clock, self.look_for_identity)
         self._pauses = Pauses(clock)
         self._background: set[asyncio.Task[Any]] = set()
         self._settle()
@@ -164,7 +164,7 @@ class Lease:
 
     def look_for_identity(self) -> None:
         """Moves the task if its stream is not the one for it any more. For whoever hears of a change."""
-        if self._over is not None or not self._hold.outdated():
+        if self._over is not None or not self._outdated():
             return
         if self._gate.is_open and not self._hold.vouched_for():
             self._gate.shut()
@@ -206,19 +206,11 @@ class Lease:
 
     def _settle(self) -> None:
         """On a stream: what it is told, and when its identity is looked after."""
+        self._looks.begin(self._hold.holder.identity.not_after, self._hold.session.subject_ends)
         self._hold.session.when_over(self._stream_over)
-        self._look_later()
 
-    def _look_later(self) -> None:
-        left = self._hold.holder.identity.not_after - self._clock.now()
-        if self._over is None and left > timedelta(0):
-            soon = self._clock.monotonic() + max(left / 2, SOONEST_LOOK)
-            self._timers.append(self._clock.call_at(soon, self._look_again))
-
-    def _look_again(self) -> None:
-        """Not every source says so by itself when there is a newer identity."""
-        self.look_for_identity()
-        self._look_later()
+    def _outdated(self) -> bool:
+        return self._looks.subject_due or self._hold.outdated()
 
     def _stream_over(self, session: Session) -> None:
         """Called by a session as it ends: the one that has the task, or one that had it."""
@@ -232,12 +224,13 @@ class Lease:
             self._finish(ending(error))
             return
         self._lost, self._lost_at = error, self._clock.monotonic()
-        self._timers.append(self._clock.call_at(self._lost_at + GIVE_UP, self._stop_moving))
+        self._giving_up = self._clock.call_at(self._lost_at + GIVE_UP, self._stop_moving)
         self._gate.shut()
         self._pauses.begin_anew()
         self._move_soon()
 
     def _move_soon(self) -> None:
+        self._asked_to_move = True
         if self._mover is None:
             self._mover = asyncio.ensure_future(self._move())
             self._mover.add_done_callback(self._moved)
@@ -252,6 +245,8 @@ class Lease:
                 self._finish(given_up(self._lost, "nobody answered in time"))
             else:
                 self._move_soon()  # It was lost while the mover was on its way out.
+        elif self._asked_to_move:
+            self.look_for_identity()  # So was this.
 
     def _stop_moving(self) -> None:
         if self._mover is not None:
@@ -259,7 +254,8 @@ class Lease:
 
     async def _move(self) -> None:
         """Until the task is on a live stream with the newest identity, or nothing can be done for it."""
-        while self._over is None and (self._lost is not None or self._hold.outdated()):
+        while self._over is None and (self._lost is not None or self._outdated()):
+            self._asked_to_move = False
             try:
                 await self._switch()
                 self._pauses.begin_anew()
@@ -328,9 +324,9 @@ class Lease:
         self._gate.open()
 
     def _stop_timers(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
+        self._looks.end()
+        if self._giving_up is not None:
+            self._giving_up.cancel()
 
     def _background_done(self, task: asyncio.Task[Any]) -> None:
         self._background.discard(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from stepgrant.clock import Clock, Timer
-from stepgrant.errors import GatewayUnavailableError, IdentityUnavailableError, InvalidSvidError, TaskClosedError
+from stepgrant.errors import (
+    GatewayUnavailableError,
+    IdentityUnavailableError,
+    InvalidSvidError,
+    MisuseError,
+    TaskClosedError,
+)
 from stepgrant.session import again
 from stepgrant.spans import traceparent
 from stepgrant.spiffe.bundles import BundleSet
@@ -46,6 +53,7 @@ MOVE_WITHIN: Final = timedelta(seconds=5)
 """How long what lives on a connection may rest on it after the gateway's certificate there stopped to verify: as long as a
 resource may be without word of the gateway (ADR 23)."""
 
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 _log = logging.getLogger(__name__)
 
 
@@ -60,6 +68,14 @@ class Address:
     def target(self) -> str:
         """As gRPC takes it."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, what: str) -> Address:
+    """The address that `host:port` or `[address]:port` is; raises MisuseError otherwise."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None or not 0 < int(match[3]) < 65536:
+        raise MisuseError(f"{what} is not host:port, such as gateway.acme.org:8443")
+    return Address(match[1] or match[2], int(match[3]))
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from stepgrant._status import error_of
 from stepgrant._wire import open_message, read_answer
 from stepgrant.answers import Answer, Challenge, Closed, Ended, Opened
 from stepgrant.errors import Denial, GatewayUnavailableError, ProtocolError, StepgrantError, TaskClosedError
+from stepgrant.subject_token import BringToken, brought, end_of
 from stepgrant.v1 import agent_pb2
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ class Opening:
     subject_token: str = field(default="", repr=False)
     ticket: bytes = field(default=b"", repr=False)
     hand_off: bytes = field(default=b"", repr=False)
+    bring: BringToken | None = field(default=None, repr=False)
+    """Who brings the subject's token of now, for the first stream and for each further one."""
+
+    async def of_now(self) -> Opening:
+        """The same with the token that the subject has now; raises as `brought`."""
+        return self if self.bring is None else replace(self, subject_token=await brought(self.bring))
 
 
 SignOpen: TypeAlias = Callable[[Challenge], tuple[bytes, bytes]]
@@ -115,6 +122,8 @@ class Session:
         self._on_over: Callable[[Session], None] | None = None
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
         self._of_branch = False
+        self.subject_ends: datetime | None = None
+        """When the subject's token ends that the stream was opened with, if another can be brought by then."""
         self.closed_as = ""
         """The code of the gateway's `Closed`, once it came unasked."""
 
@@ -155,6 +164,7 @@ class Session:
             ticket=opening.ticket,
             hand_off=opening.hand_off,
         )
+        self.subject_ends = None if opening.bring is None else end_of(opening.subject_token)
         answer: Opened | Denial = await self.ask("open", message, "", (Opened, Denial))
         self._of_branch = isinstance(answer, Opened) and bool(answer.branch_id)
         return answer

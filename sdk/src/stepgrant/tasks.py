@@ -19,7 +19,7 @@ from stepgrant.intent import MAX_ARGUMENTS_BYTES, MAX_PARAMETERS_BYTES, canonica
 from stepgrant.lease import Lease
 from stepgrant.session import Opening
 from stepgrant.step import CURRENT_STEP, Step, leave
-from stepgrant.subject import MAX_SUBJECT_TOKEN
+from stepgrant.subject_token import SubjectToken, fitting
 
 CURRENT_TASK: Final[ContextVar[Task | None]] = ContextVar("stepgrant_task", default=None)
 """The task that code here works for; what is called inside inherits it."""
@@ -150,7 +150,9 @@ def working_for(task: Task) -> Iterator[None]:
         leave(CURRENT_TASK, current)
 
 
-def opening_of(what: What, parameters: Mapping[str, object], purpose: str, subject_token: str | None) -> Opening:
+def opening_of(
+    what: What, parameters: Mapping[str, object], purpose: str, subject_token: SubjectToken | None
+) -> Opening:
     """What a task is opened with: a task type and its words, or an assignment or a hand-off, which says them.
 
     Raises:
@@ -177,13 +179,13 @@ def opening_of(what: What, parameters: Mapping[str, object], purpose: str, subje
         raise MisuseError(str(error)) from error
     if len(purpose) > MAX_PURPOSE:
         raise MisuseError(f"the purpose of {task_type} takes more than {MAX_PURPOSE} characters: shorten it")
-    if subject_token is not None and not 0 < len(subject_token) <= MAX_SUBJECT_TOKEN:
-        raise MisuseError(
-            f"the subject token of {task_type} is empty or takes more than {MAX_SUBJECT_TOKEN} characters: give the OIDC"
-            " token itself, or leave it out"
-        )
+    token, bring = "", None
+    if callable(subject_token):
+        bring = subject_token
+    elif subject_token is not None:
+        token = fitting(subject_token, f"the subject token of {task_type}")
     text = json_object(parameters, MAX_PARAMETERS_BYTES, f"the parameters of {task_type}")
-    return Opening(task_type, text, purpose, subject_token or "", ticket, hand_off)
+    return Opening(task_type, text, purpose, token, ticket, hand_off, bring)
 
 
 def json_object(members: Mapping[str, object], most: int, what: str) -> str:

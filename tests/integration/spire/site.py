@@ -15,8 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from stepgrant.client import parse_address
-from stepgrant.link import Address
+from stepgrant.link import Address, parse_address
 from tests.integration.spire.daemons import SpireAgent, SpireServer, free_port
 from tests.integration.spire.processes import PATIENCE, Program
 from tests.kit.pages import ROOT, page

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 from jwt import PyJWK
 
-from stepgrant.client import parse_address
-from stepgrant.link import Address
+from stepgrant.link import Address, parse_address
 from stepgrant.v1 import agent_pb2_grpc
 from stepgrant_gateway.system import SystemClock
 from tests.faults.waiting import eventually

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from stepgrant.client import Client, connect, instance_key, parse_address
+from stepgrant.client import Client, connect, instance_key
 from stepgrant.errors import (
     ArgumentsInvalidError,
     Denial,
@@ -19,6 +19,7 @@ from stepgrant.errors import (
     MisuseError,
     Revoked,
 )
+from stepgrant.link import parse_address
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.testing import ScriptedGateway, ThrowAwayAuthority
 from tests.kit.loop import interrupted

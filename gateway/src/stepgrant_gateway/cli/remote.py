@@ -42,7 +42,7 @@ def operator(environment: Mapping[str, str] = os.environ) -> Iterator[OperatorSt
     """
     import grpc
 
-    from stepgrant.client import parse_address
+    from stepgrant.link import parse_address
     from stepgrant.spiffe.ids import parse_spiffe_id
     from stepgrant.spiffe.probe import grpc_channel_credentials, probe_server
     from stepgrant.spiffe.workload import WorkloadApiSource

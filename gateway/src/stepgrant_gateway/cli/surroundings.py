@@ -73,7 +73,7 @@ def examine(environment: Mapping[str, str], now: Now, *, audience: str = "", req
 
 def _without_spiffe(environment: Mapping[str, str], now: Now) -> Iterator[Check]:
     """A program that shows an OIDC token: no agent is asked, and the gateway is known by a file."""
-    from stepgrant.client import parse_address
+    from stepgrant.link import parse_address
     from stepgrant.spiffe.ids import parse_spiffe_id
     from stepgrant.spiffe.token_file import TokenFileSource
 
@@ -110,7 +110,7 @@ def _variable(name: str, environment: Mapping[str, str], *, required: bool) -> C
 
 
 def _parsed(name: str, value: str) -> None:
-    from stepgrant.client import parse_address
+    from stepgrant.link import parse_address
     from stepgrant.spiffe.ids import parse_spiffe_id
 
     if name == GATEWAY:
@@ -120,7 +120,7 @@ def _parsed(name: str, value: str) -> None:
 
 
 def _identified(environment: Mapping[str, str], now: Now, audience: str, *, ask_gateway: bool) -> Iterator[Check]:
-    from stepgrant.client import parse_address
+    from stepgrant.link import parse_address
     from stepgrant.spiffe.ids import parse_spiffe_id
     from stepgrant.spiffe.probe import server_names
     from stepgrant.spiffe.workload import WorkloadApiSource

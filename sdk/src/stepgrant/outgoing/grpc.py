@@ -13,11 +13,12 @@ import grpc
 
 from stepgrant.answers import Grant
 from stepgrant.calls import GrpcCalls
-from stepgrant.client import Client, parse_address
+from stepgrant.client import Client
 from stepgrant.defaults import current_client
 from stepgrant.dpop import grpc_htu, make_proof
 from stepgrant.errors import InvalidIdError, MisuseError, RefusalCode
 from stepgrant.grant import DPOP_HEADER, GRANT_METADATA_KEY, REFUSAL_METADATA_KEY, Binding
+from stepgrant.link import parse_address
 from stepgrant.outgoing.carrying import carrying_step, refuse_other_audience, step_for
 from stepgrant.outgoing.connections import Connections
 from stepgrant.outgoing.proven import ProvenChannel, ended_as_unavailable, showing
