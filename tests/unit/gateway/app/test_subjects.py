@@ -8,11 +8,8 @@ import pytest
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.grant import from_payload
 from stepgrant.selector import Selector
-from stepgrant_gateway.app.restoring import restore
-from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import TaskClosed
 from stepgrant_gateway.core.history import fold
-from stepgrant_gateway.core.logouts import Logout
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import OPERATOR, TRIAGE, heart
 from tests.kit.subjects import JO, MAX, subject_policy
@@ -179,31 +176,3 @@ when { context has subject && context.subject has groups && context.subject.grou
         await built.taken(first.resume_token(), subject_token=built.token(groups=["b"]), pushed=pushed)
         assert not built.state.grants[step.grant_id].live
         assert built.state.grants[step.grant_id].code == "subject_changed"
-
-
-async def test_a_logout_ends_the_tasks_of_its_session_at_once_and_keeps_its_tokens_out(policy: Path) -> None:
-    store = FaultyStore()
-    async with heart(store, directory=policy) as built:
-        at = int(built.clock.now().timestamp())
-        ended, other = built.token(iat=at, sid="s-1"), built.token(iat=at, sid="s-2")
-        lease = await built.open(subject_token=ended)
-        step = await built.granted(lease, "orders.get", ORDER)
-        kept = await built.granted(await built.open(subject_token=other), "orders.get", ORDER)
-        logout = Logout(JO.issuer, JO.subject, "s-1", built.clock.now())
-        assert built.logging_out.log_out(logout) == 1
-        assert built.feed.revoked(step.grant_id).code == "logged_out"
-        assert built.state.grants[kept.grant_id].live
-        assert [item.code for item in built.pushed if isinstance(item, TaskClosed)] == ["logged_out"]
-        again = await built.ask(subject_token=ended)
-        assert isinstance(again, Denial)
-        assert (again.code, again.reason) == (
-            DenialCode.SUBJECT_INVALID,
-            "the subject token is of a session that its issuer has ended.",
-        )
-        await built.open(subject_token=built.token(iat=at + 1, sid="s-3"))
-        # After a restart, too.
-        history = fold(await built.recorded())
-        restored = State(built.state.policy)
-        restore(restored, history, built.clock.now())
-        assert restored.logouts.ended(built.tokens.tokens[ended])
-        assert not restored.logouts.ended(built.tokens.tokens[other])
