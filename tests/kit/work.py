@@ -11,11 +11,13 @@ from tests.kit.clock import START
 
 
 def work(count: int, seed: int = 20261122) -> list[Event]:
-    """`count` events: tasks with labels and steps that spend, some of them left open, some of them assigned; locks that
-    stay or are lifted; assignments that wait, are taken, given back, withdrawn, or run out.
+    """`count` events: tasks with labels and steps that spend, some of them left open, some of them assigned, some with
+    branches; locks that stay or are lifted; assignments that wait, are taken, given back, withdrawn, or run out.
     """
     numbers = random.Random(seed)
     tasks: dict[str, list[str]] = {}
+    workloads: dict[str, str] = {}
+    branches: dict[str, tuple[str, str]] = {}
     locks: list[str] = []
     assigned: list[str] = []
     events: list[Event] = []
@@ -33,7 +35,7 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
         task = numbers.choice(sorted(tasks)) if tasks else ""
         if choice < 0.1 or not task:
             tasks[opened := fresh()] = []
-            workload = f"spiffe://a/{numbers.randrange(4)}"
+            workload = workloads[opened] = f"spiffe://a/{numbers.randrange(4)}"
             jkt = numbers.randrange(6).to_bytes(32, "big").hex()
             labels = ["old"] * (numbers.random() < 0.3)
             user = {"iss": "https://login.acme.test", "sub": f"u-{numbers.randrange(3)}"}
@@ -57,7 +59,14 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
             }
             granted = {"grant": fresh(), "exp_ms": 1, "labels": labels, "deltas": deltas}
             by_subject = {"by_subject": sorted(deltas)[:1]} if "refunds" in deltas else {}
-            note(EventType.STEP_GRANTED, task=task, step=step, **granted, **by_subject)
+            if task not in branches and numbers.random() < 0.2:
+                branch, receiver = branches[task] = fresh(), f"spiffe://a/clerk/{numbers.randrange(3)}"
+                jkt = numbers.randrange(6).to_bytes(32, "big").hex()
+                said = {"branch": branch, "workload": receiver, "instance_jkt": jkt, "labels": ["old"]}
+                note(EventType.BRANCH_OPENED, task=task, **said)
+            handed = numbers.random() < 0.5 and branches.get(task)
+            chain = {"branch": handed[0], "chain": [workloads[task], handed[1]]} if handed else {}
+            note(EventType.STEP_GRANTED, task=task, step=step, **granted, **by_subject, **chain)
         elif choice < 0.55 and tasks[task]:
             note(EventType.STEP_RENEWED, task=task, step=tasks[task][-1], grant=fresh(), exp_ms=2)
         elif choice < 0.81 and tasks[task]:
@@ -80,6 +89,8 @@ def work(count: int, seed: int = 20261122) -> list[Event]:
         elif choice < 0.9:
             for step in tasks.pop(task):
                 note(EventType.STEP_ENDED, task=task, step=step, code="stream_lost")
+            if task in branches:
+                note(EventType.BRANCH_CLOSED, task=task, branch=branches.pop(task)[0], code="parent_ended")
             note(EventType.TASK_CLOSED, task=task, code=numbers.choice(["completed", "undelivered"]))
         elif choice < 0.92:
             at_second = int(at.timestamp())

@@ -15,9 +15,10 @@ from stepgrant_gateway.app.authorizer import (
     decide_open,
     facts,
 )
+from stepgrant_gateway.app.branching import branch_of, find_hand_off, give_back_hand_off, take_hand_off
 from stepgrant_gateway.app.documents import opening_event
 from stepgrant_gateway.app.granting import Granting
-from stepgrant_gateway.app.handing import Handing, branch_of, find_hand_off, give_back_hand_off, take_hand_off
+from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.app.refusals import (
     CLOCK_WENT_BACK,

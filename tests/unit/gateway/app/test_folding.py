@@ -170,10 +170,10 @@ def test_a_chain_put_between_those_that_a_snapshot_covers_is_folded() -> None:
     assert fold_ledger(store, [SNAPSHOT]) == fold_ledger(store)
 
 
-OTHER = SNAPSHOT.replace(b'"snapshot":%d' % SNAPSHOT_SCHEMA, b'"snapshot":%d' % (SNAPSHOT_SCHEMA + 1))
+NEXT_SCHEMA = SNAPSHOT.replace(b'"snapshot":%d' % SNAPSHOT_SCHEMA, b'"snapshot":%d' % (SNAPSHOT_SCHEMA + 1))
 
 
-@pytest.mark.parametrize("broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], OTHER])
+@pytest.mark.parametrize("broken", [b"", b"\0" * 100, SNAPSHOT[: len(SNAPSHOT) // 2], NEXT_SCHEMA])
 def test_st_04_what_is_broken_or_of_another_version_falls_back_to_the_one_before_and_then_to_all(
     broken: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,7 @@ from stepgrant_gateway.core.history import History, fold
 from tests.kit.clock import START
 
 JKT = b"k" * 32
+CLERKS = b"c" * 32
 
 
 def event(kind: EventType, minutes: int, **data: Any) -> Event:
@@ -103,6 +104,38 @@ def test_sums_are_the_same_however_often_they_were_made_on_the_way() -> None:
             often.tidy()
     often.tidy()
     assert often == fold(events)
+
+
+def handed_on(minutes: int, **data: Any) -> Event:
+    said = {"task": "t", "branch": "b", "workload": "spiffe://a/clerk", "instance_jkt": CLERKS.hex(), "labels": []}
+    return event(EventType.BRANCH_OPENED, minutes, **{**said, **data})
+
+
+def test_what_a_step_of_a_branch_spends_counts_for_each_workload_of_its_chain_and_is_given_back_to_each() -> None:
+    spends = granted(2, "s")
+    below = Event(spends.type, spends.at, {**spends.data, "branch": "b", "chain": ["spiffe://a/w", "spiffe://a/clerk"]})
+    events = [opened(0), handed_on(1), below]
+    assert {owner for _, owner in fold(events).spent} == {"spiffe://a/w", "spiffe://a/clerk"}
+    sums = {tuple(spent.amount for spent in grains.values()) for grains in fold(events).spent.values()}
+    assert sums == {(Decimal(1),)}
+    lost = fold([*events, event(EventType.STEP_ENDED, 3, task="t", step="s", code="undelivered")])
+    assert {spent.amount for grains in lost.spent.values() for spent in grains.values()} == {Decimal(0)}
+
+
+def test_who_worked_on_a_branch_has_brought_what_its_task_was_labelled_with() -> None:
+    events = [
+        opened(0, "confidential"),
+        handed_on(1, labels=["secret"]),
+        granted(2, "s", "untrusted"),
+        event(EventType.BRANCH_CLOSED, 9, task="t", branch="b", code="parent_ended"),
+    ]
+    history = fold(events)
+    seen = {"confidential", "secret", "untrusted"}
+    assert history.labels.brought("spiffe://a/clerk", CLERKS, START) == seen
+    assert history.open_tasks["t"].labels == seen
+    assert not history.open_branches
+    assert not fold(events[:-1]).labels.brought("spiffe://a/clerk", CLERKS, START)
+    assert fold(events[:-1]).open_branches["b"].task == "t"
 
 
 def made(minutes: int, name: str = "a", *, lives: int = 60) -> Event:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepgrant_gateway.core.errors import SnapshotError
 from stepgrant_gateway.core.history import History, fold
-from stepgrant_gateway.core.snapshot import covered_heads, decode_snapshot, encode_snapshot
+from stepgrant_gateway.core.snapshot import SNAPSHOT_SCHEMA, covered_heads, decode_snapshot, encode_snapshot
 from tests.kit.chains import chain_of, head_of
 from tests.kit.work import work
 
@@ -53,8 +53,8 @@ def header(**changed: object) -> bytes:
         b"\xff\n",
         b"[]\n",
         b"[" * 100_000,
-        header(snapshot=2),
-        header(snapshot=5),
+        header(snapshot=SNAPSHOT_SCHEMA - 1),
+        header(snapshot=SNAPSHOT_SCHEMA + 1),
         header(more=1),
         header(heads={}),
         header(heads=[["no ulid", 1, "0" * 64]]),
