@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 
 from stepgrant._status import error_of
-from stepgrant._wire import read_denied
-from stepgrant._wire_strict import refuse_unknown
-from stepgrant.errors import Denial, GatewayUnavailableError, InvalidIdError, MisuseError, ProtocolError
+from stepgrant._wire_dispatch import WITHDRAWN, assign_message, read_assigned, read_withdrawn, withdraw_message
+from stepgrant.errors import Denial, GatewayUnavailableError, InvalidIdError, MisuseError
 from stepgrant.handed import TICKET_BYTES
-from stepgrant.ids import parse_ulid
 from stepgrant.patience import Patience
 from stepgrant.session import ANSWER_TIMEOUT, Opening
 from stepgrant.spiffe.ids import parse_spiffe_id
-from stepgrant.v1 import dispatch_pb2
 from stepgrant.v1.dispatch_pb2_grpc import DispatcherStub
 
 if TYPE_CHECKING:
     from stepgrant.link import Links
 
-_EPOCH: Final = datetime.fromtimestamp(0, UTC)
-_STATES: Final = frozenset({"open", "taken", "withdrawn"})
 _MISUSES: Final = {
     grpc.StatusCode.ALREADY_EXISTS: "the ticket stands for another assignment: leave it out, or ask with the same words",
     grpc.StatusCode.NOT_FOUND: "this workload has made no assignment of that id, or it is over",
@@ -70,33 +65,27 @@ async def assign(links: Links, order: Order) -> str | Denial:
         MisuseError: the ticket stands for other words, or for what was withdrawn.
         GatewayUnavailableError, IdentityUnavailableError: the gateway could not be asked.
     """
-    request = dispatch_pb2.AssignRequest(
+    request = assign_message(
         ticket=order.ticket,
         workload=order.workload,
         task_type=order.task_type,
         parameters_json=order.parameters_json,
         purpose=order.purpose,
-        until_unix_ms=(order.until - _EPOCH) // timedelta(milliseconds=1),
+        until=order.until,
     )
     patience = Patience()
     while True:
         response = await _ask(
             links, patience, lambda stub: stub.Assign(request, timeout=ANSWER_TIMEOUT.total_seconds())
         )
-        refuse_unknown(response)
-        match response.WhichOneof("answer"):
-            case "assigned":
-                if response.assigned.state not in _STATES:
-                    raise ProtocolError(
-                        "the gateway's assignment is in an unknown state; use the same release on both sides"
-                    )
-                if response.assigned.state == "withdrawn":
-                    raise MisuseError("what was assigned under this ticket was withdrawn: leave the ticket out")
-                return _id(response.assigned.assignment_id, "assignment_id")
-            case _:
-                denial = read_denied(response.denied)
-                if not await patience.waits(denial):
-                    return denial
+        answer = read_assigned(response)
+        if not isinstance(answer, Denial):
+            assignment_id, state = answer
+            if state == WITHDRAWN:
+                raise MisuseError("what was assigned under this ticket was withdrawn: leave the ticket out")
+            return assignment_id
+        if not await patience.waits(answer):
+            return answer
 
 
 async def withdraw(links: Links, assignment_id: str) -> str:
@@ -106,12 +95,11 @@ async def withdraw(links: Links, assignment_id: str) -> str:
         MisuseError: this workload has made no such assignment, or it is over.
         GatewayUnavailableError, IdentityUnavailableError: the gateway could not be asked.
     """
-    request = dispatch_pb2.WithdrawRequest(assignment_id=assignment_id)
+    request = withdraw_message(assignment_id=assignment_id)
     response = await _ask(
         links, Patience(), lambda stub: stub.Withdraw(request, timeout=ANSWER_TIMEOUT.total_seconds())
     )
-    refuse_unknown(response)
-    return _id(response.ended_task_id, "ended_task_id") if response.ended_task_id else ""
+    return read_withdrawn(response)
 
 
 async def _ask(links: Links, patience: Patience, ask: Callable[[Any], Awaitable[_Answer]]) -> _Answer:
@@ -132,10 +120,3 @@ async def _ask(links: Links, patience: Patience, ask: Callable[[Any], Awaitable[
                 raise failure from error
         finally:
             links.release(link)
-
-
-def _id(text: str, what: str) -> str:
-    try:
-        return parse_ulid(text, what)
-    except InvalidIdError as error:
-        raise ProtocolError(f"in the gateway's answer {error}") from error
