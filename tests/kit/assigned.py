@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from stepgrant.errors import Denial, DenialCode
 from stepgrant.intent import from_python
 from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import Assigned, AssignTask, OpenTask, Pushed
 from stepgrant_gateway.core.principal import Peer
-from tests.kit.heart import AGENT, REFUND, SUPPORT, Heart
+from stepgrant_gateway.policy.load import load_policy
+from stepgrant_gateway.policy.sets import LoadedPolicySet
+from tests.kit.heart import AGENT, REFUND, SUPPORT, Heart, heart
 
 DESK = "spiffe://dev.stepgrant.test/desk/tickets"
 TICKET = b"t" * 32
@@ -76,6 +81,25 @@ def write_assigned(into: Path) -> Path:
     (directory / "tests").mkdir()
     (directory / "tests" / "assigned.yaml").write_text(CASES)
     return directory
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory, written once a module that has this fixture."""
+    return write_assigned(tmp_path_factory.mktemp("assigned"))
+
+
+@pytest.fixture(scope="module")
+def loaded(policy: Path) -> LoadedPolicySet:
+    """What was loaded of it: it is immutable."""
+    return load_policy(policy)
+
+
+@pytest.fixture
+async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
+    """The application over it."""
+    async with heart(directory=policy, policy=loaded) as application:
+        yield application
 
 
 def assign_task(

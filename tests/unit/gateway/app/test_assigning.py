@@ -1,7 +1,6 @@
 """Assignments: who may make them, who may open with them, how often, for how long, and what ends them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,8 +18,7 @@ from stepgrant_gateway.core.errors import AssignmentExistsError, NotFoundError
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.core.snapshot import decode_snapshot, encode_snapshot
-from stepgrant_gateway.policy.load import load_policy
-from stepgrant_gateway.policy.sets import LoadedPolicySet
+from tests.kit import assigned as fixtures
 from tests.kit.assigned import (
     DESK,
     PURPOSE,
@@ -30,7 +28,6 @@ from tests.kit.assigned import (
     code_of,
     lease_of,
     opened_with,
-    write_assigned,
 )
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
@@ -40,20 +37,7 @@ STRANGER = "spiffe://dev.stepgrant.test/agent/other"
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_assigned(tmp_path_factory.mktemp("assigned"))
-
-
-@pytest.fixture(scope="module")
-def loaded(policy: Path) -> LoadedPolicySet:
-    return load_policy(policy)
-
-
-@pytest.fixture
-async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
-    async with heart(directory=policy, policy=loaded) as application:
-        yield application
+policy, loaded, built = fixtures.policy, fixtures.loaded, fixtures.built
 
 
 async def test_what_the_ledger_holds_of_an_assignment_tells_neither_ticket_nor_words(built: Heart) -> None:

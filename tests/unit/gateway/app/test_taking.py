@@ -1,7 +1,6 @@
 """Opening with an assignment: who, with which words, until when, and how often."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,9 +13,8 @@ from stepgrant_gateway.core.boundary import OpenTask, TaskClosed
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.grants import MAX_LINGER
 from stepgrant_gateway.core.history import fold
-from stepgrant_gateway.policy.load import load_policy
-from stepgrant_gateway.policy.sets import LoadedPolicySet
-from tests.kit.assigned import DESK, PURPOSE, assigned, code_of, lease_of, opened_with, write_assigned
+from tests.kit import assigned as fixtures
+from tests.kit.assigned import DESK, PURPOSE, assigned, code_of, lease_of, opened_with
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.heart import AGENT, OPERATOR, REFUND, TRIAGE, Heart, heart
 
@@ -25,20 +23,7 @@ STRANGER = "spiffe://dev.stepgrant.test/agent/other"
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_assigned(tmp_path_factory.mktemp("assigned"))
-
-
-@pytest.fixture(scope="module")
-def loaded(policy: Path) -> LoadedPolicySet:
-    return load_policy(policy)
-
-
-@pytest.fixture
-async def built(policy: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
-    async with heart(directory=policy, policy=loaded) as application:
-        yield application
+policy, loaded, built = fixtures.policy, fixtures.loaded, fixtures.built
 
 
 async def test_a_task_is_opened_with_what_a_dispatcher_assigned_and_an_agent_cannot_invent_it(built: Heart) -> None:
