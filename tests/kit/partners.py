@@ -93,11 +93,16 @@ class Partners:
 
 @asynccontextmanager
 async def partners(
-    folder: Path, partner: TestAuthority | None = None, *, settings: str | None = None, clock: Clock | None = None
+    folder: Path,
+    partner: TestAuthority | None = None,
+    *,
+    settings: str | None = None,
+    permits: str = "",
+    clock: Clock | None = None,
 ) -> AsyncIterator[Partners]:
     """A gateway of our trust domain whose policy gives the partner's support agent refunds, as ours has them.
 
-    It has the partner's bundle with its own identity, or by what `settings` say in gateway.toml.
+    It has the partner's bundle with its own identity, or by what `settings` say in gateway.toml; `permits` are further ones.
     """
     partner = partner or TestAuthority(PARTNER)
     policy = folder / "policy"
@@ -105,7 +110,7 @@ async def partners(
     catalog = policy / "catalog.yaml"
     roots = f'workloads: ["spiffe://{OURS}/agent"'
     catalog.write_text(catalog.read_text().replace(roots, f'{roots}, "spiffe://{PARTNER}/agent"'))
-    (policy / "partner.cedar").write_text(PERMIT)
+    (policy / "partner.cedar").write_text(PERMIT + permits)
     config = parse_config(
         f"""
         [gateway]
