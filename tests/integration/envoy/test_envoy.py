@@ -63,7 +63,7 @@ async def test_killed_envoy_ends_what_it_carried_and_its_successor_takes_agents_
 
 
 async def test_who_vanishes_without_a_word_on_one_side_of_envoy_is_gone_on_the_other() -> None:
-    """Signs of life are between neighbours: without Envoy's own, neither would hear of the other's end."""
+    """Signs of life are between neighbours: without Envoy's own, the gateway never hears of it, and an agent when it next asks."""
     async with edge() as front:
         await front.proxy()
         agent = await front.reading("held")
@@ -74,6 +74,7 @@ async def test_who_vanishes_without_a_word_on_one_side_of_envoy_is_gone_on_the_o
         await agent.line("held")
         with front.gateway.halted():
             assert await agent.line("stopped") == "gateway_unavailable"
+            assert "did not answer" not in await agent.line("text")
 
 
 async def test_envoy_talks_to_nobody_but_the_gateway_that_it_was_told() -> None:
