@@ -16,14 +16,18 @@ from stepgrant.compact import from_base64url
 from stepgrant.errors import DenialCode, Denied, Revoked, TaskClosedError
 from stepgrant.grant import from_payload
 from stepgrant.handed import HandOff
+from stepgrant.link import Address
+from stepgrant.spiffe.ids import parse_spiffe_id
 from stepgrant.step import Step
 from stepgrant.tasks import Task
 from stepgrant.v1 import operator_pb2, operator_pb2_grpc, types_pb2
 from stepgrant_gateway.app.auditing import verify_ledger
 from stepgrant_gateway.storage.sqlite import SqliteLedgerReader
+from tests.faults.proxy import Proxy, proxy
+from tests.faults.waiting import eventually
 from tests.kit.handing import PAYMENTS, write_handed
 from tests.kit.loop import interrupted
-from tests.kit.running import Running, running_gateway
+from tests.kit.running import ISSUER, Running, running_gateway
 from tests.kit.servers import bare_channel, call, orders_server
 
 SUPPORT = "spiffe://dev.stepgrant.test/agent/support"
@@ -177,4 +181,70 @@ async def test_inv_04_a_branch_and_its_grants_die_with_the_step_or_the_workload_
                 while True:
                     await branch.step("orders.get", GET).begin()
         if by == "lock":
+            await step.finish(None)
+
+
+async def test_id_08_a_branch_goes_on_while_the_identities_of_origin_and_receiver_change(desk: Desk) -> None:
+    async with desk.support.task("Refund", WORDS) as task:
+        step = await desk.refund(task)
+        async with desk.payments.task(await step.hand_off(PAYMENTS, BOUNDS)) as branch:
+            async with branch.step("orders.get", GET) as reading:
+                for path, moved in (("agent/support", task), ("agent/payments", branch)):
+                    before = moved.holder.identity.credential_sha256
+                    desk.running.api.reissue(path)
+                    await eventually(
+                        lambda before=before, moved=moved: moved.holder.identity.credential_sha256 != before
+                    )
+                # What was granted before is good with the SVID that it was granted to, which is that of this connection.
+                assert await call(desk.theirs, grant=reading.grant.token) == "orders.get ord_00000042"
+            async with branch.step("orders.get", GET) as after:
+                assert after.live
+            assert (branch.id, branch.open) == (task.id, True)
+            late = await step.hand_off(PAYMENTS, BOUNDS)
+            await step.finish(None)
+        assert (await denied(desk.payments, late))[0] is DenialCode.HAND_OFF_REFUSED
+
+
+async def through(desk: Desk, network: Proxy, path: str) -> Client:
+    """The client of that workload, behind a network that can be cut."""
+    client = Client(Address("127.0.0.1", network.port), parse_spiffe_id(ISSUER), desk.running.identity(path))
+    desk.running.stack.push_async_callback(client.close)
+    return client
+
+
+async def test_a_branch_that_lost_its_stream_is_taken_up_by_its_receiver_and_its_origin_does_not_notice(
+    desk: Desk,
+) -> None:
+    async with proxy(desk.running.gateway.port) as network, desk.support.task("Refund", WORDS) as task:
+        step = await desk.refund(task)
+        payments = await through(desk, network, "agent/payments")
+        handed = await step.hand_off(PAYMENTS, BOUNDS)
+        async with payments.task(handed) as branch:
+            with pytest.raises(Revoked) as lost:
+                async with branch.step("orders.get", GET):
+                    network.cut()
+                    await interrupted()
+            assert lost.value.state == "abandoned"
+            async with branch.step("orders.get", GET):
+                assert (branch.id, branch.branch_id) == (task.id, handed.id)
+            assert step.live
+        await step.finish(None)
+
+
+async def test_a_branch_dies_when_its_origin_loses_its_stream(desk: Desk) -> None:
+    async with proxy(desk.running.gateway.port) as network:
+        support = await through(desk, network, "agent/support")
+        async with support.task("Refund", WORDS) as task:
+            step = await desk.refund(task)
+            async with desk.payments.task(await step.hand_off(PAYMENTS, BOUNDS)) as branch:
+                with pytest.raises(Revoked) as revoked:
+                    async with branch.step("orders.get", GET) as reading:
+                        grant = reading.grant.token
+                        network.cut()
+                        await interrupted()
+                assert revoked.value.cause == "parent_ended"
+                assert await refused(desk.theirs, grant) == "revoked"
+            await eventually(lambda: not step.live)
+            with pytest.raises(Revoked):
+                await step.hand_off(PAYMENTS, BOUNDS)
             await step.finish(None)
