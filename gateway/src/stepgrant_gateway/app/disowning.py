@@ -28,7 +28,9 @@ class Disowning:
         if self._prover is None:
             return 0
         stands = self._prover.still_stands
-        lost = [task for task in self._state.tasks.values() if task.subject is not None and not stands(task.subject)]
+        # Branches end with their task.
+        own = [task for task in self._state.tasks.values() if task.origin is None]
+        lost = [task for task in own if task.subject is not None and not stands(task.subject)]
         for task in lost:
             reason = (
                 "the issuer has taken back the key that signed its subject's token; open the task anew with a new one."

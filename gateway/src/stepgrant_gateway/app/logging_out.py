@@ -29,7 +29,9 @@ class LoggingOut:
         """Ends what ran on behalf of the user in that session; how many tasks. In force now, recorded when the ledger can."""
         self._state.logouts.note(logout)
         self._journal.record_end(Event(EventType.SUBJECT_LOGGED_OUT, self._clock.now(), dict(logout_data(logout))))
-        ended = [task for task in self._state.tasks.values() if task.subject is not None and logout.ends(task.subject)]
+        # Branches end with their task.
+        own = [task for task in self._state.tasks.values() if task.origin is None]
+        ended = [task for task in own if task.subject is not None and logout.ends(task.subject)]
         for task in ended:
             reason = "the user was logged out; open the task anew once the user has logged in."
             self._endings.end_task(task, StepInput.REVOKE, code=LOGGED_OUT, reason=reason, by=logout.issuer)

@@ -8,6 +8,7 @@ import pytest
 
 from stepgrant_gateway.app.disowning import Disowning
 from stepgrant_gateway.core.boundary import TaskClosed
+from tests.kit.handed import branch, handed, write_handed
 from tests.kit.heart import heart
 from tests.kit.subjects import JO, KEY, MAX, subject_policy
 
@@ -55,3 +56,15 @@ async def test_where_no_subject_is_taken_nothing_ends() -> None:
         await built.open()
         assert Disowning(state=built.state, endings=built.endings, prover=None).look() == 0
         assert len(built.state.tasks) == 1
+
+
+async def test_branches_end_with_the_task_and_are_no_tasks_of_their_own(tmp_path: Path) -> None:
+    async with heart(directory=write_handed(tmp_path)) as built:
+        lease = await built.open(subject_token=built.token())
+        mine = await branch(built, await handed(built, lease))
+        step = await built.granted(mine, "orders.get", ORDER)
+        built.tokens.keys -= {KEY}
+        assert built.disowning.look() == 1
+        assert built.known_dead(step.grant_id)
+        assert built.state.tasks == {}
+        assert {item.code for item in built.pushed if isinstance(item, TaskClosed)} == {"parent_ended", "subject_lost"}

@@ -14,6 +14,7 @@ from stepgrant_gateway.core.boundary import TaskClosed
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.core.logouts import Logout
 from tests.kit.faulty_store import FaultyStore
+from tests.kit.handed import branch, handed, write_handed
 from tests.kit.heart import heart
 from tests.kit.subjects import JO, MAX, subject_policy
 
@@ -95,3 +96,15 @@ async def test_a_logout_does_not_wait_for_the_ledger_and_nothing_is_granted_unti
         built.clock.advance(timedelta(seconds=5))
         events = await built.while_time_passes(built.recorded())
         assert "subject.logged_out" in [event.type.value for event in events]
+
+
+async def test_branches_end_with_the_task_and_are_no_tasks_of_their_own(tmp_path: Path) -> None:
+    async with heart(directory=write_handed(tmp_path)) as built:
+        lease = await built.open(subject_token=built.token())
+        mine = await branch(built, await handed(built, lease))
+        step = await built.granted(mine, "orders.get", ORDER)
+        logout = Logout(JO.issuer, JO.subject, None, built.clock.now())
+        assert built.logging_out.log_out(logout) == 1
+        assert built.known_dead(step.grant_id)
+        assert built.state.tasks == {}
+        assert {item.code for item in built.pushed if isinstance(item, TaskClosed)} == {"parent_ended", "logged_out"}
