@@ -55,6 +55,13 @@ class Opened:
     live_steps: frozenset[str]
     branch_id: str = ""
 
+    @property
+    def afterwards(self) -> str:
+        """What to do when it is over against the agent's will: a hand-off opens one branch, and no other one."""
+        return (
+            "the branch is over, have the step handed on anew" if self.branch_id else "the task is over, open it again"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:

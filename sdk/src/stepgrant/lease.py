@@ -221,7 +221,7 @@ class Lease:
             return  # By ourselves: the answer is on its way on the other stream, and what is live lives on.
         self._ends.abandon(self._ends.awaited(), error)
         if session.closed_as or not isinstance(error, GatewayUnavailableError):
-            self._finish(ending(error))
+            self._finish(ending(error, self.opened))
             return
         self._lost, self._lost_at = error, self._clock.monotonic()
         self._giving_up = self._clock.call_at(self._lost_at + GIVE_UP, self._stop_moving)
@@ -242,7 +242,7 @@ class Lease:
             self._finish(GatewayUnavailableError("the task could not be moved to another stream"))
         elif self._lost is not None:
             if mover.cancelled():
-                self._finish(given_up(self._lost, "nobody answered in time"))
+                self._finish(given_up(self._lost, self.opened, "nobody answered in time"))
             else:
                 self._move_soon()  # It was lost while the mover was on its way out.
         elif self._asked_to_move:
@@ -266,10 +266,10 @@ class Lease:
             if self._lost is not None:
                 late = self._clock.monotonic() - self._lost_at >= LINGER
                 if hopeless or late or isinstance(failure, NobodyListensError | TaskClosedError):
-                    self._finish(given_up(self._lost, failure))
+                    self._finish(given_up(self._lost, self.opened, failure))
                     return
             elif hopeless and not self._hold.vouched_for():
-                self._finish(given_up(GatewayUnavailableError(NOT_PROVEN), failure))
+                self._finish(given_up(GatewayUnavailableError(NOT_PROVEN), self.opened, failure))
                 return
             elif hopeless:
                 _log.warning("A task stays with its old identity until that ends: %s", failure)
@@ -285,7 +285,8 @@ class Lease:
             if old.session.closed_as == TAKEN_OVER:
                 # The gateway gave the task to a stream that was lost before it could say so.
                 self._ends.abandon(self._ends.awaited(), GatewayUnavailableError(str(error)))
-                self._finish(given_up(GatewayUnavailableError("the stream was lost as the task moved to it"), error))
+                lost = GatewayUnavailableError("the stream was lost as the task moved to it")
+                self._finish(given_up(lost, self.opened, error))
             self._open_gate()
             raise
         finally:

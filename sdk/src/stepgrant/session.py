@@ -327,11 +327,11 @@ def again(error: StepgrantError) -> StepgrantError:
     return type(error)(*error.args)
 
 
-def ending(error: StepgrantError) -> StepgrantError:
+def ending(error: StepgrantError, opened: Opened) -> StepgrantError:
     """The same error, of which no further try in this task can be rid."""
-    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; the task is over, open it again")
+    return error if isinstance(error, TaskClosedError) else type(error)(f"{error}; {opened.afterwards}")
 
 
-def given_up(lost: StepgrantError, failure: object) -> StepgrantError:
+def given_up(lost: StepgrantError, opened: Opened, failure: object) -> StepgrantError:
     """What a stream was lost by, and why the task could not be taken up on another."""
-    return type(lost)(f"{lost}; the task is over, open it again (it could not be taken up: {failure})")
+    return type(lost)(f"{lost}; {opened.afterwards} (it could not be taken up: {failure})")

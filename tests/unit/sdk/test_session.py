@@ -135,10 +135,14 @@ async def _enter(step):
         pass
 
 
-async def test_who_tries_again_in_a_task_whose_stream_was_cut_is_told_to_open_it_anew(gateway):
-    async with gateway.client() as client, client.task("Refund") as task:
+@pytest.mark.parametrize("branch", [False, True])
+async def test_who_tries_again_in_a_task_whose_stream_was_cut_is_told_how_to_begin_anew(gateway, branch):
+    """A hand-off opens one branch: to open it again is no way."""
+    what = gateway.hand_off("Refund") if branch else "Refund"
+    then = "the branch is over, have the step handed on anew" if branch else "the task is over, open it again"
+    async with gateway.client() as client, client.task(what) as task:
         await gateway.go_away()
         await settled(lambda: not task.open)
-        with pytest.raises(GatewayUnavailableError, match="the task is over, open it again"):
+        with pytest.raises(GatewayUnavailableError, match=then):
             async with task.step("orders.get"):
                 pytest.fail("the body runs")
