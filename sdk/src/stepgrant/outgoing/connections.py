@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import grpc
 
+from stepgrant.clock import Clock, Timer
 from stepgrant.errors import GatewayUnavailableError, IdentityUnavailableError, InvalidSvidError
-from stepgrant.link import CHANNEL_OPTIONS, Address
+from stepgrant.link import CHANNEL_OPTIONS, MOVE_WITHIN, Address
 from stepgrant.session import again
+from stepgrant.spiffe.bundles import BundleSet
 from stepgrant.spiffe.ids import SpiffeId
 from stepgrant.spiffe.pinning import connected, open_pinned
 from stepgrant.spiffe.probe import PinnedServer, recheck_server
@@ -31,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Connection:
     """One channel that shows an own SVID (`leaf_sha256`), pinned to `pinned`.
 
-    New calls go elsewhere from `renew_at` on; the last one on it closes it.
+    New calls go elsewhere from `renew_at` on; the last one on it closes it. `sending` of its calls have messages to send yet.
     """
 
     channel: grpc.aio.Channel = field(repr=False)
@@ -39,18 +41,18 @@ class Connection:
     pinned: PinnedServer
     renew_at: datetime
     calls: int = 0
+    sending: int = 0
+    cut: Timer | None = None
 
 
 class Connections:
     """One connection for each own SVID that is shown. Belongs to one asyncio loop; `close` it."""
 
-    def __init__(
-        self, address: Address, server_id: SpiffeId, source: IdentitySource, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, address: Address, server_id: SpiffeId, source: IdentitySource, clock: Clock) -> None:
         self._address = address
         self._server_id = server_id
         self._source = source
-        self._now = now
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
         self._shown: dict[bytes, Connection] = {}
@@ -84,7 +86,7 @@ class Connections:
                 raise again(self._failed[1])  # Tried for another call since: they do not wait for each other.
             connection = self._shown.get(snapshot.leaf_sha256)
             if connection is not None:
-                if self._now() < connection.renew_at and await connected(connection.channel):
+                if self._clock.now() < connection.renew_at and await connected(connection.channel):
                     return connection
                 # Its pin may be that of an earlier certificate; calls that run over it go on.
                 self._replace(connection)
@@ -97,29 +99,33 @@ class Connections:
         newest = next(reversed(self._shown.values()), None)
         return grpc.ChannelConnectivity.IDLE if newest is None else newest.channel.get_state(try_to_connect)
 
-    def carries(self, connection: Connection, call: Any) -> None:
-        """Keeps the connection for as long as the call runs."""
+    def carries(self, connection: Connection, call: Any, *, sends: bool = False) -> None:
+        """Keeps the connection for as long as the call runs, which with `sends` has more than one message to send."""
         connection.calls += 1
-        call.add_done_callback(lambda _: self._release(connection))
+        connection.sending += sends
+        call.add_done_callback(lambda _: self._release(connection, sends=sends))
 
     async def close(self, grace: float | None = None) -> None:
         """Closes all of them. Calls that run get `grace` seconds."""
         self._closed = True
         self._unsubscribe()
         left = [*self._shown.values(), *self._replaced]
+        for connection in left:
+            if connection.cut is not None:
+                connection.cut.cancel()
         await asyncio.gather(*(connection.channel.close(grace) for connection in left), *self._closing)
 
     def _good(self, connection: Connection) -> bool:
         ready = connection.channel.get_state() is grpc.ChannelConnectivity.READY
-        return ready and self._now() < connection.renew_at
+        return ready and self._clock.now() < connection.renew_at
 
     async def _make(self, snapshot: IdentitySnapshot) -> Connection:
         bundles = (await asyncio.to_thread(self._source.current)).bundles
-        shown, made_at = replace(snapshot, bundles=bundles), self._now()
+        shown, made_at = replace(snapshot, bundles=bundles), self._clock.now()
         self._tried, self._failed = self._tried + 1, None
         try:
             opened, pinned = await open_pinned(
-                self._address.host, self._address.port, self._server_id, shown, self._now, CHANNEL_OPTIONS
+                self._address.host, self._address.port, self._server_id, shown, self._clock.now, CHANNEL_OPTIONS
             )
         except GatewayUnavailableError as error:
             self._failed = snapshot.leaf_sha256, error
@@ -128,6 +134,8 @@ class Connections:
         self._shown[snapshot.leaf_sha256] = connection = Connection(opened, snapshot.leaf_sha256, pinned, renew_at)
         if self._closed:
             self._end(connection)
+        elif self._source.current().bundles != bundles:
+            self._recheck()  # They changed while it was made, and nobody looked at it.
         return connection
 
     def _notice(self) -> None:
@@ -139,14 +147,27 @@ class Connections:
         for connection in [*self._shown.values(), *self._replaced]:
             try:
                 newest = self._source.current()
-                recheck_server(connection.pinned, newest.bundles, self._now())
-            except (InvalidSvidError, IdentityUnavailableError) as error:
+                recheck_server(connection.pinned, newest.bundles, self._clock.now())
+            except IdentityUnavailableError as error:
                 _log.warning("The connection to %s ends: %s", self._server_id, error)
                 self._end(connection)
+            except InvalidSvidError as error:
+                _log.warning("The connection to %s is left: %s", self._server_id, error)
+                self._forsake(connection, newest.bundles)
             else:
                 if connection.leaf_sha256 != newest.leaf_sha256:
                     # A step that lives on under the earlier SVID makes another when it calls again.
                     self._replace(connection)
+
+    def _forsake(self, connection: Connection, bundles: BundleSet) -> None:
+        """Nothing more is sent to whom a removed authority vouched for; what was sent may be answered yet, for a while (ADR 23)."""
+        known = bundles.get(self._server_id.trust_domain)
+        if connection.sending or known is None or not known.authorities:
+            self._end(connection)
+        elif connection.cut is None:
+            end = partial(self._end, connection)
+            connection.cut = self._clock.call_at(self._clock.monotonic() + MOVE_WITHIN, end)
+            self._replace(connection)
 
     def _replace(self, connection: Connection) -> None:
         self._forget(connection)
@@ -154,13 +175,16 @@ class Connections:
         if connection.calls == 0:
             self._end(connection)
 
-    def _release(self, connection: Connection) -> None:
+    def _release(self, connection: Connection, *, sends: bool) -> None:
         connection.calls -= 1
+        connection.sending -= sends
         if connection.calls == 0 and connection in self._replaced:
             self._end(connection)
 
     def _end(self, connection: Connection) -> None:
         """Closes it at once, and with it the calls that run over it."""
+        if connection.cut is not None:
+            connection.cut.cancel()
         self._forget(connection)
         task = self._loop.create_task(connection.channel.close(None))
         self._closing.add(task)

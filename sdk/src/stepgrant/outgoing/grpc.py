@@ -14,6 +14,7 @@ import grpc
 from stepgrant.answers import Grant
 from stepgrant.calls import GrpcCalls
 from stepgrant.client import Client
+from stepgrant.clock import LoopClock
 from stepgrant.defaults import current_client
 from stepgrant.dpop import grpc_htu, make_proof
 from stepgrant.errors import InvalidIdError, MisuseError, RefusalCode
@@ -55,7 +56,7 @@ async def channel(
     address = parse_address(target, f"the target of {audience}")
     source = await _identity(client)
     carrier = _Carrier(audience, address.target, calls)
-    connections = Connections(address, expected, source, lambda: datetime.now(UTC))
+    connections = Connections(address, expected, source, LoopClock())
     async with ProvenChannel(connections, source, [_UnaryCalls(carrier), _StreamedAnswers(carrier)]) as opened:
         await opened.channel_ready()
         yield opened

@@ -131,7 +131,7 @@ class ProvenChannel(grpc.aio.Channel):
             credentials=details.credentials,
             wait_for_ready=details.wait_for_ready,
         )
-        self._connections.carries(connection, call)
+        self._connections.carries(connection, call, sends=kind.startswith("stream_"))
         return call
 
     async def _newest(self) -> IdentitySnapshot:

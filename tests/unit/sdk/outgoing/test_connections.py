@@ -12,10 +12,11 @@ import grpc
 import pytest
 
 from stepgrant.errors import GatewayUnavailableError
-from stepgrant.link import Address
+from stepgrant.link import MOVE_WITHIN, Address
 from stepgrant.outgoing.connections import Connections
 from stepgrant.spiffe.ids import parse_spiffe_id
 from tests.kit.ca import LATE, FixedSource, TestAuthority
+from tests.kit.clock import ManualClock
 from tests.kit.echo import HOLD, SAY, echo
 from tests.kit.loop import settled
 
@@ -29,14 +30,18 @@ class Place:
         self.authority = authority
         self.me = authority.snapshot("agent/support")
         self.source = FixedSource(self.me)
-        self.now = datetime.now(UTC)
-        self.connections = Connections(Address("127.0.0.1", port), SERVER, self.source, lambda: self.now)
+        self.clock = ManualClock(datetime.now(UTC))
+        self.connections = Connections(Address("127.0.0.1", port), SERVER, self.source, self.clock)
 
-    async def held(self) -> tuple[Any, Any]:
-        """A connection, and a call that runs over it."""
+    def half_over(self) -> None:
+        """It is past the middle of the pinned leaf's life."""
+        self.clock.advance((LATE - self.clock.now()) / 2 + timedelta(days=1))
+
+    async def held(self, *, sends: bool = False) -> tuple[Any, Any]:
+        """A connection, and a call that runs over it; one of many messages, or so it is said."""
         connection = await self.connections.proven(self.me)
         call = connection.channel.unary_stream(HOLD)(b"hello")
-        self.connections.carries(connection, call)
+        self.connections.carries(connection, call, sends=sends)
         assert await call.read() == b"hello"
         return connection, call
 
@@ -68,7 +73,7 @@ async def test_each_own_svid_has_one_connection_that_shows_it() -> None:
 async def test_id_08_in_the_middle_of_the_pinned_leafs_life_new_calls_go_over_another_connection() -> None:
     async with place() as here:
         first, call = await here.held()
-        here.now += (LATE - here.now) / 2 + timedelta(days=1)
+        here.half_over()
         second = await here.connections.proven(here.me)
         assert second is not first
         assert await second.channel.unary_unary(SAY)(b"x") == b"x"
@@ -79,17 +84,38 @@ async def test_id_08_in_the_middle_of_the_pinned_leafs_life_new_calls_go_over_an
 
 @pytest.mark.parametrize("replaced", [False, True])
 async def test_id_08_a_connection_vouched_for_by_a_removed_authority_ends_with_its_calls(replaced: bool) -> None:
+    """What was sent may be answered for a while; no call is made over it any more."""
     async with place() as here:
         first, call = await here.held()
         if replaced:
-            here.now += (LATE - here.now) / 2 + timedelta(days=1)
+            here.half_over()
             await here.connections.proven(here.me)
         here.source.put(TestAuthority().snapshot("agent/support"))
+        await settled(lambda: first.cut is not None)
+        with pytest.raises(GatewayUnavailableError, match="did not prove"):
+            await here.connections.proven(here.me)
+        here.clock.advance(MOVE_WITHIN - timedelta(milliseconds=1))
+        assert first.channel.get_state() is grpc.ChannelConnectivity.READY
+        here.clock.advance(timedelta(milliseconds=1))
         await ended(first)
         with pytest.raises(asyncio.CancelledError):
             await call.read()
-        with pytest.raises(GatewayUnavailableError, match="did not prove"):
-            await here.connections.proven(here.me)
+
+
+async def test_id_08_nothing_more_is_sent_to_whom_a_removed_authority_vouched_for() -> None:
+    async with place() as here:
+        first, _ = await here.held(sends=True)
+        here.source.put(TestAuthority().snapshot("agent/support"))
+        await ended(first)
+
+
+async def test_id_08_a_connection_that_is_left_ends_with_its_last_call() -> None:
+    async with place() as here:
+        first, call = await here.held()
+        here.source.put(TestAuthority().snapshot("agent/support"))
+        await settled(lambda: first.cut is not None)
+        call.cancel()
+        await ended(first)
 
 
 async def test_id_08_a_connection_that_shows_an_earlier_own_svid_ends_with_its_last_call() -> None:

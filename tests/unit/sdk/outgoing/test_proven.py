@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import grpc
 import pytest
 
+from stepgrant.clock import LoopClock
 from stepgrant.errors import MisuseError
 from stepgrant.link import Address
 from stepgrant.outgoing.connections import Connections
@@ -28,9 +28,7 @@ async def opened(*, listening: bool = True) -> AsyncIterator[ProvenChannel]:
     source = FixedSource(authority.snapshot("agent/support"))
     async with echo(authority, lambda: leaf) as port:
         address = Address("127.0.0.1", port if listening else 1)
-        async with ProvenChannel(
-            Connections(address, SERVER, source, lambda: datetime.now(UTC)), source, []
-        ) as channel:
+        async with ProvenChannel(Connections(address, SERVER, source, LoopClock()), source, []) as channel:
             yield channel
 
 
