@@ -42,12 +42,15 @@ class TrustedKeys:
         self._clock = clock
         self._journal = journal
         self._owners: dict[Owner, _Keys] = {}
+        self._closed = False
 
     def note(self, owner: Owner, keys: frozenset[str], said: Mapping[str, int | None] | None = None) -> None:
         """These are the owner's keys now, by a digest each; `said`: what else its events say as of now.
 
         The first event of an owner has all of them as `added`. Where nothing was trusted, and nothing is, there is none.
         """
+        if self._closed:
+            return
         book = self._owners.setdefault(owner, _Keys())
         book.said = said or {}
         if keys == book.now:
@@ -60,7 +63,8 @@ class TrustedKeys:
             self._record_when_due(owner, book)
 
     def close(self) -> None:
-        """Records what waits, and no more."""
+        """Records what waits, and nothing that comes later."""
+        self._closed = True
         for owner, book in self._owners.items():
             if book.timer is not None:
                 book.timer.cancel()

@@ -138,6 +138,7 @@ async def test_what_waits_is_recorded_at_the_end_and_nothing_after_it() -> None:
         trusted.note(PARTNER, keys("b"))
         trusted.close()
         await passing(built, 2 * EVERY)
+        trusted.note(PARTNER, keys("c"))
         trusted.close()
         assert [event["added"] for event in await changes(built)] == [["a"], ["b"]]
 
