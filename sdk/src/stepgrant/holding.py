@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from stepgrant._wire import declare_message, hand_off_message
 from stepgrant.answers import Opened
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from stepgrant.dpop import InstanceKey
     from stepgrant.spiffe.source import IdentitySnapshot, IdentitySource
     from stepgrant.v1 import agent_pb2
+
+MAX_HAND_OFF_BYTES: Final = 128 * 1024
+"""Of a message; the gateway ends a stream that brings a message of twice that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,10 @@ def handing_on(step_id: str, to: str, bounds: Bounds, purpose: str) -> agent_pb2
         raise MisuseError(f"{error}: write it as spiffe://trust-domain/path") from error
     if len(purpose) > MAX_PURPOSE:
         raise MisuseError(f"the purpose of a hand-off takes more than {MAX_PURPOSE} characters: shorten it")
-    return hand_off_message(step_id=step_id, workload=to, envelope=read_envelope(bounds), purpose=purpose)
+    message = hand_off_message(step_id=step_id, workload=to, envelope=read_envelope(bounds), purpose=purpose)
+    if message.ByteSize() > MAX_HAND_OFF_BYTES:
+        raise MisuseError(f"the envelope takes more than {MAX_HAND_OFF_BYTES} bytes: hand less on at once")
+    return message
 
 
 @dataclass(frozen=True, slots=True)

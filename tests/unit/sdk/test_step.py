@@ -282,6 +282,7 @@ BOUNDS = {"orders.get": {"order_id": "any"}}
         ({"envelope": None}, "within an envelope"),
         ({"envelope": {}}, "within an envelope"),
         ({"purpose": "p" * 1025}, "shorten it"),
+        ({"envelope": {"orders.get": {f"a{n}": {"exact": "v" * 8000} for n in range(20)}}}, "hand less on at once"),
     ],
 )
 async def test_a_hand_off_that_cannot_be_is_misuse_and_not_asked_for(gateway, said, why):
