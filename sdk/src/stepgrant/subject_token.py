@@ -13,7 +13,8 @@ from stepgrant.errors import IdentityUnavailableError, MisuseError
 from stepgrant.subject import MAX_SUBJECT_TOKEN
 
 BringToken: TypeAlias = Callable[[], str | Awaitable[str]]
-"""Brings the user's newest token. One that is no coroutine function is called in a thread of its own, and may block there."""
+"""Brings the user's newest token. One that is no coroutine function is called in a thread of the loop's pool: it may block
+there, but has to come to an end by itself, since nobody can stop it."""
 SubjectToken: TypeAlias = str | BringToken
 BROUGHT_WITHIN: Final = timedelta(seconds=10)
 LATEST: Final = 253402300799
