@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stepgrant_gateway.cli.exits import reported
 from stepgrant_gateway.cli.output import AsJson, clock_time, iso_time, print_json, print_table
+
+if TYPE_CHECKING:
+    from stepgrant.v1.operator_pb2 import TaskSummary
 
 
 @reported
@@ -53,17 +57,26 @@ def _print_tasks(*, as_json: bool) -> None:
         (
             item.branch_id or item.task_id,
             item.task_type,
-            item.workload,
-            f"handed on by {item.chain[-2]}" if item.branch_id else item.dispatcher or item.vouched_by,
-            f"{clock_time(item.opened_unix_ms)}-{clock_time(item.expires_unix_ms)}",
             f"{item.live_steps}/{item.steps}",
-            " ".join(item.labels) or "-",
+            f"{clock_time(item.expires_unix_ms)}Z",
+            "\n".join(_who(item)),
         )
         for item in found
     ]
-    print_table(
-        ("TASK", "TYPE", "WORKLOAD", "VOUCHED BY", "OPEN (UTC)", "LIVE", "LABELS"), rows, empty="No tasks are open."
-    )
+    print_table(("TASK", "TYPE", "LIVE", "UNTIL", "WORKLOAD"), rows, empty="No tasks are open.")
+
+
+def _who(item: TaskSummary) -> Iterator[str]:
+    """Who works on it, and what else tells one task from another: a line each, and none for what is not there."""
+    yield item.workload
+    if item.branch_id:
+        yield f"handed on by {item.chain[-2]}"
+    if item.dispatcher:
+        yield f"assigned by {item.dispatcher}"
+    if item.subject:
+        yield f"for {item.subject}"
+    if item.labels:
+        yield f"labelled {' '.join(item.labels)}"
 
 
 def _print_steps(task: str, *, as_json: bool) -> None:
