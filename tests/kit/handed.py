@@ -50,7 +50,7 @@ WHOLE = Envelope({"orders.search": SEARCHES, "orders.get": {"order_id": AnyValue
 READS = Envelope({"orders.search": SEARCHES, "orders.get": {"order_id": Exact(ORDER)}})
 
 
-def write_handed(into: Path, *, more: str = "", linger: bool = False) -> Path:
+def write_handed(into: Path, *, more: str = "") -> Path:
     """A policy directory below `into`, with these further policies."""
     directory = into / "policy"
     shutil.copytree(SUPPORT, directory, ignore=shutil.ignore_patterns("refund.yaml"))

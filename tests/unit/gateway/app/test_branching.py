@@ -28,6 +28,7 @@ from tests.kit.handed import (
     PACKER,
     SEARCH,
     SEARCHES,
+    answer_to,
     asked,
     branch,
     handed,
@@ -140,6 +141,18 @@ async def test_a_branch_that_ends_leaves_its_origin_alone(built: Heart) -> None:
     task = built.state.tasks[lease.opened.task_id]
     assert set(task.live) == {handed_off.step_id}
     assert not task.shared.branches
+
+
+async def test_id_16_what_one_of_the_chain_is_locked_out_of_nobody_beyond_it_does(built: Heart) -> None:
+    """The step that was handed on is of another tool, and lives."""
+    lease = await built.open()
+    clerk = await branch(built, await handed(built, lease))
+    mail = await built.granted(clerk, "mail.send", MAIL)
+    await built.operating.set_lock(Selector(workload=AGENT, tool="mail.send"), "stop", OPERATOR)
+    assert not built.state.grants[mail.grant_id].live
+    assert built.known_dead(mail.grant_id)
+    assert code_of(await answer_to(built, clerk, "mail.send", MAIL)) is DenialCode.LOCKED
+    await built.granted(clerk, "orders.get", GET)
 
 
 @pytest.mark.parametrize("locked", [AGENT, CLERK])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -188,3 +189,18 @@ async def test_a_hand_off_that_cannot_be_recorded_hands_nothing_on(directory: Pa
         answer = await built.while_time_passes(asked(built, lease, search.step_id))
         assert code_of(answer) is DenialCode.UNRECORDED
         assert not built.state.hand_offs
+
+
+async def test_id_16_each_workload_of_the_chain_is_asked_about_as_it_has_proven_itself(tmp_path: Path) -> None:
+    rule = f'''@id("no-tokens") forbid (principal in Workload::"{CLERK}", action == Action::"mail.send", resource)
+        when {{ context.peer.method == "jwt" }};'''
+    async with heart(directory=write_handed(tmp_path, more=rule)) as built:
+        lease = await built.open()
+        for method, permitted in (("x509", True), ("jwt", False)):
+            proven = replace(built.peer(CLERK), method=method)
+            clerk = await branch(built, await handed(built, lease), peer=proven)
+            runner = await branch(built, await handed(built, clerk, RUNNER, WHOLE), RUNNER) if permitted else None
+            for of in filter(None, (clerk, runner)):
+                assert isinstance(await answer_to(built, of, "mail.send", MAIL), StepGranted) is permitted
+        # What is bound to a certificate is not for who showed a token, whoever handed it on.
+        assert code_of(await answer_to(built, clerk, "orders.get", GET)) is DenialCode.CERTIFICATE_REQUIRED
