@@ -126,6 +126,7 @@ async def test_id_16_what_was_handed_on_opens_nothing_once_its_step_has_ended(bu
     lease = await built.open()
     handed_off = await handed(built, lease)
     lease.report(ReportStep(handed_off.step_id, Outcome.COMPLETED, None, ""))
+    assert not built.state.hand_offs
     assert code_of(await opened_by(built, handed_off.ticket)) is DenialCode.HAND_OFF_REFUSED
     again = await asked(built, lease, handed_off.step_id)
     assert code_of(again) is DenialCode.STEP_ENDED
