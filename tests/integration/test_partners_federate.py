@@ -30,7 +30,7 @@ from tests.faults.waiting import eventually
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.endpoints import Served, bundle_document, endpoint
 from tests.kit.foreign import ForeignSigner
-from tests.kit.partners import PARTNER, Partners, partners
+from tests.kit.partners import PARTNER, Partners, by_endpoint, partners
 from tests.kit.running import ISSUER
 from tests.kit.servers import GRPC_CALLS, ORDERS, REFUND, Order, call, orders_server
 
@@ -86,17 +86,6 @@ async def test_a_bundle_endpoint_lets_the_partner_in_and_takes_it_out_again(tmp_
             with pytest.raises(stepgrant.Revoked) as ended:
                 await asyncio.wait_for(lost, 10)
             assert ended.value.cause == "identity_lost"
-
-
-def by_endpoint(served: Served) -> str:
-    """The lines of gateway.toml that fetch the partner's bundle from there."""
-    return f"""
-        [federation."{PARTNER}"]
-        url = "{served.url}"
-        profile = "https_spiffe"
-        endpoint_id = "spiffe://{PARTNER}/spire/server"
-        bootstrap = "partner.pem"
-    """
 
 
 async def test_id_12_a_partners_token_names_the_partners_agents_and_none_of_ours(tmp_path, caplog) -> None:

@@ -26,6 +26,7 @@ from stepgrant_gateway.core.ports import Clock
 from stepgrant_gateway.system import SystemClock, system_entropy
 from stepgrant_gateway.wiring import Gateway, World
 from tests.kit.ca import FixedSource, IssuedSvid, TestAuthority
+from tests.kit.endpoints import Served
 from tests.kit.running import ISSUER, SUPPORT_POLICY
 
 OURS, PARTNER = "dev.stepgrant.test", "partner.test"
@@ -136,3 +137,14 @@ async def partners(
         AsyncExitStack() as stack,
     ):
         yield Partners(gateway, ours, partner, source, stack)
+
+
+def by_endpoint(served: Served) -> str:
+    """The lines of gateway.toml that fetch the partner's bundle from there."""
+    return f"""
+        [federation."{PARTNER}"]
+        url = "{served.url}"
+        profile = "https_spiffe"
+        endpoint_id = "spiffe://{PARTNER}/spire/server"
+        bootstrap = "partner.pem"
+    """

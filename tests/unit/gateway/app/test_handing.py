@@ -12,6 +12,7 @@ import pytest
 
 from stepgrant.errors import Denial, DenialCode, ProtocolError
 from stepgrant.grant import MAX_CHAIN
+from stepgrant_gateway.app.granting import StepExistsError
 from stepgrant_gateway.app.handing import MAX_HAND_OFFS
 from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH
 from stepgrant_gateway.core.boundary import HandedOff, Outcome, ReportStep, StepGranted
@@ -137,20 +138,40 @@ async def test_id_16_labels_counts_and_budgets_are_the_tasks(built: Heart) -> No
     assert spent == {AGENT: 1, CLERK: 1}, "a workload cannot spend more by handing on"
 
 
-async def test_what_a_branch_is_called_by_belongs_to_it_alone(built: Heart) -> None:
+async def test_id_16_no_stream_takes_a_step_of_its_origin_or_of_another_branch_for_its_own(built: Heart) -> None:
     lease = await built.open()
     handed_off = await handed(built, lease)
     clerk = await branch(built, handed_off)
-    step = await built.granted(clerk, "orders.get", GET)
-    for of, other in ((lease, step.step_id), (clerk, handed_off.step_id)):
+    beside = await asked(built, lease, handed_off.step_id, PACKER)
+    assert isinstance(beside, HandedOff)
+    packer = await branch(built, beside, PACKER)
+    steps = {of: (await built.granted(of, "orders.get", GET)).step_id for of in (clerk, packer)}
+    steps[lease] = handed_off.step_id
+    for of, other in [(of, other) for of in steps for owner, other in steps.items() if of is not owner]:
         with pytest.raises(ProtocolError):
             of.report(ReportStep(other, Outcome.COMPLETED, None, ""))
         with pytest.raises(ProtocolError):
             of.renew(other)
         with pytest.raises(ProtocolError):
-            await asked(built, of, other, PACKER)
+            await asked(built, of, other, RUNNER)
         stranger = await answer_to(built, of, "orders.get", GET, parent=other)
         assert code_of(stranger) is DenialCode.PARENT_ENDED
+
+
+async def test_id_16_the_same_intent_under_a_known_step_id_gets_no_grant_of_another_stream(built: Heart) -> None:
+    """Not that of the origin, and not that of another branch of the very same workload below the very same step."""
+    lease = await built.open()
+    handed_off = await handed(built, lease)
+    clerk = await branch(built, handed_off)
+    twice = await asked(built, lease, handed_off.step_id)
+    assert isinstance(twice, HandedOff)
+    other = await branch(built, twice)
+    for owner in (lease, clerk):
+        step = await built.granted(owner, "orders.search", SEARCH)
+        again = built.intent("orders.search", SEARCH, step_id=step.step_id)
+        assert await owner.declare(again) == step
+        with pytest.raises(StepExistsError):
+            other.declare(again)
 
 
 async def test_id_16_the_depth_of_hand_offs_is_bounded(built: Heart) -> None:
