@@ -49,7 +49,7 @@ class ForeignSigner:
             key = {"kty": "EC", "crv": name, "x": integer(point.x, width), "y": integer(point.y, width)}
         return {name: value for name, value in {**key, "kid": self.kid, **members}.items() if value is not None}
 
-    def sign(self, claims: Any, **header: Any) -> str:
+    def sign(self, claims: Any, /, **header: Any) -> str:
         """The token over `claims` (JSON, or bytes as they are); a member of the header that is None is left out."""
         members = {"alg": self.algorithm, "kid": self.kid, "typ": "JWT", **header}
         members = {name: value for name, value in members.items() if value is not None}
