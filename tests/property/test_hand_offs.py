@@ -80,7 +80,8 @@ class Play:
                     task.cancel()
             case "lock":
                 locked = (AGENT, *RECEIVERS)[whose % 4]
-                self.begin(self.built.operating.set_lock(Selector(workload=locked), "a race", OPERATOR))
+                selector = Selector(workload=locked, tool=(None, "orders.get")[which % 2])
+                self.begin(self.built.operating.set_lock(selector, "a race", OPERATOR))
             case "lift" if self.built.state.locks:
                 self.begin(self.built.operating.lift_lock(next(iter(self.built.state.locks)), "over", OPERATOR))
             case "slow" | "fast":
@@ -140,8 +141,9 @@ class Play:
             for step in task.live.values():
                 assert all(above.live for above in step.ancestors()), "a step lives whose parent does not"
                 assert step.parent is not None or task.origin is None, "a step of a branch that hangs on nothing"
-                locked = {lock.selector.workload for lock in state.locks.values()} & set(task.chain)
-                assert not locked, "a step lives that a workload has part in that is locked"
+                tools = {None, step.declared.tool}
+                locked = {one.selector.workload for one in state.locks.values() if one.selector.tool in tools}
+                assert not locked & set(task.chain), "a step lives that a workload has part in that is locked"
         for digest, origin in state.hand_offs.items():
             assert digest == origin.hand_off.ticket_sha256
             assert origin.step.live, "an offer outlives its step"
@@ -285,7 +287,7 @@ schedules = st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 5), st.int
 @example([("slow", 0, 0), ("open", 0, 0), ("close", 0, 0), ("late", 0, 0)])
 @example([("slow", 0, 0), ("open twice", 0, 0), ("late", 0, 0), ("open", 0, 0), ("commit", 0, 0), ("fast", 0, 0)])
 @example([("open", 0, 0), ("search", 1, 0), ("hand off", 1, 1), ("open", 1, 0), ("get", 2, 0), ("report", 0, 0)])
-@example([("open", 0, 0), ("search", 1, 0), ("slow", 0, 0), ("get", 1, 0), ("lock", 0, 0), ("commit", 0, 0)])
+@example([("open", 0, 0), ("mail", 1, 0), ("slow", 0, 0), ("get", 1, 0), ("lock", 0, 1), ("commit", 0, 0)])
 @example([("open", 0, 0), ("lose", 1, 0), ("lose", 0, 0), ("take up", 1, 0), ("take up", 0, 0), ("search", 2, 0)])
 @settings(max_examples=60, deadline=None)
 def test_id_16_no_branch_outlives_its_step_whatever_happens_at_once(

@@ -24,6 +24,7 @@ from tests.integration.spire.processes import PATIENCE
 from tests.integration.spire.site import (
     GATEWAY,
     LOCKED,
+    ORDERS,
     SUPPORT,
     TRUST_DOMAIN,
     Site,
@@ -36,6 +37,7 @@ from tests.integration.spire.site import (
 from tests.kit.ca import IssuedSvid, TestAuthority
 from tests.kit.foreign import ForeignSigner
 from tests.kit.partners import PARTNER, PERMIT
+from tests.kit.servers import ORDER
 
 pytestmark = list(real_spire)
 
@@ -49,6 +51,12 @@ url = "{{url}}"
 profile = "https_spiffe"
 endpoint_id = "spiffe://{PARTNER}/spire/server"
 bootstrap = "partner-bundle.json"
+"""
+
+HANDING = f"""
+@id("support-hands-on-to-the-partner")
+permit (principal is Task::Refund, action == Action::"task.hand_off", resource)
+when {{ context.hand_off.from in Workload::"{SUPPORT}" && context.hand_off.to in Workload::"{THEIRS}" }};
 """
 
 
@@ -109,6 +117,24 @@ async def test_a_partners_workload_gets_what_policy_gives_it_and_its_lock_is_not
         assert await theirs.line("stopped") in LOCKED
         assert await theirs.line("not_opened") == "locked"
         await goes_on(ours)
+
+
+async def test_id_16_a_partners_workload_works_on_a_branch_of_our_task_and_only_while_the_step_lives() -> None:
+    async with federated() as (site, _, node):
+        (site.folder / "policy" / "handing.cedar").write_text(HANDING)
+        await site.serve()
+        address, _ = await site.orders()
+        program = ("-m", "tests.integration.spire.programs.handing", ORDERS, address)
+        ours = await site.begin(SUPPORT, *program, THEIRS)
+        slip = await ours.line("slip")
+        theirs = await site.begin(THEIRS, *program, slip, node=node)
+        assert await theirs.line("called") == f"orders.get {ORDER.order_id}"
+        assert await theirs.line("denied") == "outside_envelope"
+        assert [task["workload"] for task in (await site.operate("tasks"))["tasks"]] == [SUPPORT, THEIRS]
+        await ours.end()
+        await theirs.line("stopped")
+        other = await site.begin(THEIRS, *program, slip, node=node)
+        assert await other.line("stopped") == "hand_off_refused"
 
 
 async def test_a_partners_new_authority_comes_through_its_bundle_endpoint_and_costs_no_step() -> None:
