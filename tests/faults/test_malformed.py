@@ -174,7 +174,7 @@ async def test_tr_05_of_a_field_that_stands_twice_everybody_sees_the_last():
         await chat.agent.call.write(twice)
         assert await chat.answer(2) == "granted"
 
-        step = built.built.state.tasks[chat.task_id].steps[chat.step]
+        step = built.built.state.tasks[chat.task_id].shared.steps[chat.step]
         (event,) = built.events(EventType.STEP_GRANTED)
         assert (step.declared.tool, event.data["tool"]) == ("orders.get", "orders.get")
         assert event.data["target"] == step.target

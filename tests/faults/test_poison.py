@@ -67,7 +67,7 @@ async def test_ds_10_a_step_whose_expiry_always_fails_keeps_no_other_from_expiri
         with caplog.at_level(logging.ERROR):
             built.clock.advance(good.expires_at - built.clock.now() + TRY_AGAIN * TRIES)
 
-        assert built.state.tasks[lease.opened.task_id].steps[good.step_id].state is StepState.EXPIRED
+        assert built.state.tasks[lease.opened.task_id].shared.steps[good.step_id].state is StepState.EXPIRED
         assert built.state.tasks
         assert caplog.text.count("a poisoned step") >= 1
         later = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"})

@@ -151,6 +151,7 @@ class Play:
         for step in state.grants.values():
             if step.live:
                 assert state.tasks[step.of].live[step.key[1]] is step, "a grant lives that belongs to no open task"
+        assert all(task.open for task in state.resumable.values()), "what is over is kept to be taken up"
         assert max(self.opened.values(), default=0) <= 1, "two branches by one hand-off"
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
@@ -272,6 +273,9 @@ async def play(policy: LoadedPolicySet, schedule: Sequence[tuple[str, int, int]]
         scene.hold()
         assert not built.state.tasks
         assert not built.state.hand_offs
+        built.clock.advance(timedelta(minutes=20))
+        assert not built.state.grants
+        assert not len(built.deadlines), "something waits to end what has ended"
         agree(scene, await built.recorded())
 
 
@@ -288,6 +292,7 @@ schedules = st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 5), st.int
 @example([("slow", 0, 0), ("open twice", 0, 0), ("late", 0, 0), ("open", 0, 0), ("commit", 0, 0), ("fast", 0, 0)])
 @example([("open", 0, 0), ("search", 1, 0), ("hand off", 1, 1), ("open", 1, 0), ("get", 2, 0), ("report", 0, 0)])
 @example([("open", 0, 0), ("mail", 1, 0), ("slow", 0, 0), ("get", 1, 0), ("lock", 0, 1), ("commit", 0, 0)])
+@example([("slow", 0, 0), ("open", 0, 0), ("report", 0, 0), ("fast", 0, 0)])
 @example([("open", 0, 0), ("lose", 1, 0), ("lose", 0, 0), ("take up", 1, 0), ("take up", 0, 0), ("search", 2, 0)])
 @settings(max_examples=60, deadline=None)
 def test_id_16_no_branch_outlives_its_step_whatever_happens_at_once(

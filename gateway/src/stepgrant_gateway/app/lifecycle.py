@@ -135,7 +135,8 @@ class Tasks:
             )
             raise
         self._state.latest = max(now, self._state.latest or now)
-        self._endings.bound(prepared)
+        if prepared.open:  # Else its origin has ended meanwhile, and nothing has to end it any more.
+            self._endings.bound(prepared)
         self._bring(prepared, brings)
         return self._lease(prepared)
 

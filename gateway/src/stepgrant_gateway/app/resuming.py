@@ -34,11 +34,12 @@ class Resuming:
         self._endings = endings
 
     def issue(self, task: Task) -> bytes:
-        """A fresh resume token of the task, 32 bytes; every earlier one is void. Only its hash stays here."""
+        """A fresh resume token of the task, 32 bytes; every earlier one is void. Only its hash stays here, while the task is open."""
         token = self._entropy(TOKEN_BYTES)
         self._state.resumable.pop(task.resume_sha256, None)
         task.resume_sha256 = hashlib.sha256(token).digest()
-        self._state.resumable[task.resume_sha256] = task
+        if task.open:
+            self._state.resumable[task.resume_sha256] = task
         return token
 
     def find(self, peer: Peer, request: OpenTask, subject: Subject | None) -> Task | None:

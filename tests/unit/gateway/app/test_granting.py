@@ -167,7 +167,7 @@ async def test_a_renewal_that_policy_denies_revokes_the_step() -> None:
         lease = await built.open()
         await built.looked_up(lease)
         step = await built.granted(lease, "orders.refund", {**ORDER, "amount": 40})
-        built.state.tasks[lease.opened.task_id].completed.clear()
+        built.state.tasks[lease.opened.task_id].shared.completed.clear()
         denial = await lease.renew(step.step_id)
         assert isinstance(denial, Denial)
         assert denial.code is DenialCode.NO_PERMIT

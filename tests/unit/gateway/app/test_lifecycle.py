@@ -169,6 +169,6 @@ async def test_children_of_a_task_that_ends_end_for_its_reason() -> None:
         await built.looked_up(lease)
         parent = await built.granted(lease, "orders.refund", {"order_id": "ord_00000042", "amount": 40})
         child = await built.granted(lease, "orders.get", {"order_id": "ord_00000042"}, parent=parent.step_id)
-        steps = built.state.tasks[lease.opened.task_id].steps
+        steps = built.state.tasks[lease.opened.task_id].shared.steps
         lease.lost("stream_lost", "the stream ended.")
         assert {steps[one.step_id].state for one in (parent, child)} == {StepState.ABANDONED}

@@ -77,7 +77,7 @@ async def test_what_a_resource_attests_counts_as_completed() -> None:
         lease = await built.open()
         step = await built.granted(lease, "orders.search", {"query": "shoes"})
         assert not await built.redeeming.attest(ORDERS, ORDERS, step.grant_id, Outcome.COMPLETED, None)
-        assert built.state.tasks[lease.opened.task_id].completed == {"orders.search"}
+        assert built.state.tasks[lease.opened.task_id].shared.completed == {"orders.search"}
         lease.lost("stream_lost", "the stream ended.")
         assert await built.redeeming.attest(ORDERS, ORDERS, step.grant_id, Outcome.FAILED, bytes(32))
 
