@@ -15,8 +15,8 @@ from stepgrant.grant import LEEWAY
 from stepgrant.ids import ulid
 from stepgrant.v1 import agent_pb2
 from stepgrant_gateway.app.feed import MAX_BACKLOG, SubscriptionLostError
+from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS
 from stepgrant_gateway.app.recording import LAST_RETRY
-from stepgrant_gateway.app.state import MAX_LIVE_STEPS
 from stepgrant_gateway.core.boundary import Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.grants import STEP_MAX_AGE

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stepgrant.errors import TaskClosedError
 from stepgrant.selector import Selector
 from stepgrant_gateway.app.leasing import TaskLease
-from stepgrant_gateway.app.state import MAX_LIVE_STEPS
+from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS
 from stepgrant_gateway.core.boundary import HandedOff, HandOffStep, Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType

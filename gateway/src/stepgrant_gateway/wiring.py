@@ -26,6 +26,7 @@ from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.lifecycle import Tasks
 from stepgrant_gateway.app.logging_out import LoggingOut
+from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS
 from stepgrant_gateway.app.operating import Operating
 from stepgrant_gateway.app.recording import Recorder
 from stepgrant_gateway.app.redeeming import Redeeming
@@ -34,7 +35,7 @@ from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.retention import Retention
 from stepgrant_gateway.app.revoking import Endings
 from stepgrant_gateway.app.snapshots import Snapshots
-from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, MAX_STEPS, State
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.config import Config
 from stepgrant_gateway.core.errors import ConfigError
 from stepgrant_gateway.core.events import Event, EventType

@@ -16,9 +16,10 @@ from stepgrant.selector import matches
 from stepgrant_gateway.app.authorizer import Rejected, decide_whole
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.locking import lock_refusal
+from stepgrant_gateway.app.open_tasks import Task
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, OVERLOADED, UNRECORDED, denial, limit
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import State, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.assignments import (
     LONGEST_ASSIGNMENT,

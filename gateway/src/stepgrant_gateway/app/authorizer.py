@@ -9,8 +9,9 @@ from decimal import Decimal
 
 from stepgrant.errors import DenialCode
 from stepgrant_gateway.app.locking import locked
+from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS, MAX_STEP_DEPTH, Origin, Step, Task
 from stepgrant_gateway.app.refusals import PARENT_NOT_LIVE, limit
-from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH, Origin, State, Step, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.decision import (
     BY_AGENT,
     BY_ASSIGNMENT,

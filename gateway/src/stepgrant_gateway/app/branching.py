@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from stepgrant_gateway.app.authorizer import Rejected
+from stepgrant_gateway.app.open_tasks import Origin, Task
 from stepgrant_gateway.app.refusals import NOT_HANDED_ON
 from stepgrant_gateway.app.resuming import parameters_digest
-from stepgrant_gateway.app.state import Origin, State, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import OpenTask, Pushed
 from stepgrant_gateway.core.hand_offs import ticket_digest
 from stepgrant_gateway.core.principal import Peer

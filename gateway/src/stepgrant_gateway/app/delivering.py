@@ -11,9 +11,10 @@ from stepgrant.grant import Binding, GrantClaims
 from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.authorizer import Decided
 from stepgrant_gateway.app.expiry import Deadline, Deadlines
+from stepgrant_gateway.app.open_tasks import LiveGrant, Step, Task
 from stepgrant_gateway.app.refusals import denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import Audienced, StepGranted
 from stepgrant_gateway.core.decision import Call
 from stepgrant_gateway.core.errors import GatewayError

@@ -11,7 +11,8 @@ from typing import Any
 from stepgrant.errors import Denial
 from stepgrant.intent import Json, canonical
 from stepgrant_gateway.app.authorizer import dispatcher_of, voucher_of
-from stepgrant_gateway.app.state import State, Task
+from stepgrant_gateway.app.open_tasks import Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import DeclareStep
 from stepgrant_gateway.core.decision import Call, Permitted, Question
 from stepgrant_gateway.core.events import Event, EventType

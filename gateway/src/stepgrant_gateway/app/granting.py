@@ -16,9 +16,10 @@ from stepgrant_gateway.app.answers import Answer, answered
 from stepgrant_gateway.app.authorizer import Decided, Rejected, decide_step, place
 from stepgrant_gateway.app.delivering import Delivery
 from stepgrant_gateway.app.documents import context_document, intent_digest, intent_document, subject_document
+from stepgrant_gateway.app.open_tasks import MAX_STEPS, LiveGrant, Step, Task
 from stepgrant_gateway.app.refusals import CLOCK_WENT_BACK, UNRECORDED, USED_UP, denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_STEPS, LiveGrant, State, Step, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import DeclareStep, StepGranted
 from stepgrant_gateway.core.budgets import Entry
 from stepgrant_gateway.core.decision import NO_PERMIT, Call, Question, Refused

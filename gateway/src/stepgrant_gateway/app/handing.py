@@ -12,9 +12,10 @@ from stepgrant.ids import ULID_RANDOM_BYTES, ulid
 from stepgrant_gateway.app.answers import Answer, answered
 from stepgrant_gateway.app.authorizer import Rejected, decide_hand_off
 from stepgrant_gateway.app.documents import context_document
+from stepgrant_gateway.app.open_tasks import MAX_STEP_DEPTH, Origin, Task
 from stepgrant_gateway.app.refusals import UNRECORDED, denial, limit, over
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_STEP_DEPTH, Origin, State, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.assignments import TICKET_BYTES
 from stepgrant_gateway.core.boundary import HandedOff, HandOffStep
 from stepgrant_gateway.core.decision import Refused

@@ -10,9 +10,9 @@ from stepgrant.errors import Denial, ProtocolError, TaskClosedError
 from stepgrant_gateway.app.answers import Answer
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.handing import Handing
+from stepgrant_gateway.app.open_tasks import MAX_LATE_REPORTS, Task
 from stepgrant_gateway.app.resuming import Resuming
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_LATE_REPORTS, Task
 from stepgrant_gateway.core.boundary import (
     DeclareStep,
     HandedOff,

@@ -20,6 +20,7 @@ from stepgrant_gateway.app.documents import opening_event
 from stepgrant_gateway.app.granting import Granting
 from stepgrant_gateway.app.handing import Handing
 from stepgrant_gateway.app.leasing import TaskLease
+from stepgrant_gateway.app.open_tasks import Shared, Task
 from stepgrant_gateway.app.refusals import (
     CLOCK_WENT_BACK,
     LOGGED_OUT,
@@ -33,7 +34,7 @@ from stepgrant_gateway.app.refusals import (
 )
 from stepgrant_gateway.app.resuming import Resuming, parameters_digest
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_TASKS, Shared, State, Task
+from stepgrant_gateway.app.state import MAX_TASKS, State
 from stepgrant_gateway.app.taking import find_assignment, give_back_assignment, take_assignment
 from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskOpened, ToolOffer
 from stepgrant_gateway.core.decision import NO_PERMIT, Parameters, Refused

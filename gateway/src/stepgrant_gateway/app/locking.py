@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from stepgrant.errors import DenialCode
 from stepgrant.selector import matches
-from stepgrant_gateway.app.state import State, Task
+from stepgrant_gateway.app.open_tasks import Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.decision import PolicyPlace, Refused
 from stepgrant_gateway.core.revocation import Lock
 

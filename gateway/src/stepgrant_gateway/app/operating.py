@@ -15,8 +15,9 @@ from stepgrant.selector import Selector
 from stepgrant_gateway.app.authorizer import dispatcher_of, voucher_of
 from stepgrant_gateway.app.feed import KEPT, Feed
 from stepgrant_gateway.app.locking import falls_under
+from stepgrant_gateway.app.open_tasks import Step, Task
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import MAX_LOCKS, State, Step, Task
+from stepgrant_gateway.app.state import MAX_LOCKS, State
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.budgets import Book
 from stepgrant_gateway.core.decision import Question

@@ -6,8 +6,9 @@ import asyncio
 from typing import Final
 
 from stepgrant_gateway.app.feed import Feed
+from stepgrant_gateway.app.open_tasks import Step
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import State, Step
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.app.undertakings import Undertakings
 from stepgrant_gateway.core.boundary import Outcome, Redeemed
 from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stepgrant.errors import Denial, DenialCode
-from stepgrant_gateway.app.state import Step
+from stepgrant_gateway.app.open_tasks import Step
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.steps import StepState
 

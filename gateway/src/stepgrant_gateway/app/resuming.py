@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from stepgrant.intent import canonical
+from stepgrant_gateway.app.open_tasks import Task
 from stepgrant_gateway.app.revoking import Endings
-from stepgrant_gateway.app.state import State, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import OpenTask, Pushed, TaskClosed
 from stepgrant_gateway.core.decision import Permitted
 from stepgrant_gateway.core.events import Event, EventType

@@ -14,7 +14,8 @@ from stepgrant_gateway.app.authorizer import reconsider
 from stepgrant_gateway.app.expiry import Deadlines
 from stepgrant_gateway.app.feed import Feed
 from stepgrant_gateway.app.locking import lock_on, lock_refusal, locks_dispatcher
-from stepgrant_gateway.app.state import LiveGrant, State, Step, Task
+from stepgrant_gateway.app.open_tasks import LiveGrant, Step, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.boundary import StepEnded, TaskClosed
 from stepgrant_gateway.core.decision import Refused
 from stepgrant_gateway.core.events import Event, EventType

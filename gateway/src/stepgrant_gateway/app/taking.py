@@ -6,8 +6,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from stepgrant_gateway.app.authorizer import Rejected
+from stepgrant_gateway.app.open_tasks import Task
 from stepgrant_gateway.app.refusals import NOT_ASSIGNED
-from stepgrant_gateway.app.state import State, Task
+from stepgrant_gateway.app.state import State
 from stepgrant_gateway.core.assignments import Assignment, AssignmentState, ticket_digest, words_digest
 from stepgrant_gateway.core.boundary import OpenTask
 from stepgrant_gateway.core.principal import Peer

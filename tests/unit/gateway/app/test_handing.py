@@ -14,7 +14,7 @@ from stepgrant.errors import Denial, DenialCode, ProtocolError
 from stepgrant.grant import MAX_CHAIN
 from stepgrant_gateway.app.granting import StepExistsError
 from stepgrant_gateway.app.handing import MAX_HAND_OFFS
-from stepgrant_gateway.app.state import MAX_LIVE_STEPS, MAX_STEP_DEPTH
+from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS, MAX_STEP_DEPTH
 from stepgrant_gateway.core.boundary import HandedOff, Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.delegation import AnyValue, Exact
 from stepgrant_gateway.core.events import EventType

@@ -7,7 +7,7 @@ import pytest
 from stepgrant.errors import Denial, DenialCode, ProtocolError, TaskClosedError
 from stepgrant.intent import from_python
 from stepgrant.selector import Selector
-from stepgrant_gateway.app.state import MAX_LATE_REPORTS
+from stepgrant_gateway.app.open_tasks import MAX_LATE_REPORTS
 from stepgrant_gateway.core.boundary import OpenTask, Outcome, ReportStep, StepEnded, TaskClosed
 from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.ledger import decode_event
