@@ -19,6 +19,8 @@ from stepgrant_gateway.core.boundary import (
     AssignTask,
     Audienced,
     DeclareStep,
+    HandedOff,
+    HandOffStep,
     OpenTask,
     Outcome,
     Pushed,
@@ -81,6 +83,15 @@ class FakeLease:
     def renew(self, step_id: str) -> asyncio.Future[StepGranted | Denial]:
         self.asked.append(step_id)
         return asyncio.ensure_future(self._granted(step_id))
+
+    def hand_off(self, request: HandOffStep) -> asyncio.Future[HandedOff | Denial]:
+        self.asked.append(request)
+        return asyncio.ensure_future(self._handed(request.step_id))
+
+    async def _handed(self, step_id: str) -> HandedOff | Denial:
+        if self.hold is not None:
+            await self.hold.wait()
+        return HandedOff(step_id, GRANT, b"t" * 32, GRANT)
 
     async def _granted(self, step_id: str) -> StepGranted | Denial:
         if self.hold is not None:

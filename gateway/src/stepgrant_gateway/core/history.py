@@ -124,8 +124,8 @@ class History:
             case EventType.BRANCH_CLOSED:
                 branch = self.open_branches.pop(data["branch"], None)
                 of = self.open_tasks.get(data["task"])
-                # Who worked on it has seen all that the task's labels tell of.
-                if branch is not None and of is not None and of.labels:
+                # Who worked on it has seen all that the task's labels tell of; who was never told of it, nothing.
+                if branch is not None and of is not None and of.labels and data["code"] != UNDELIVERED:
                     self.labels.remember(branch.workload, branch.instance_jkt, of.labels, event.at)
             case EventType.STEP_GRANTED:
                 self._granted(event)

@@ -136,6 +136,8 @@ def test_who_worked_on_a_branch_has_brought_what_its_task_was_labelled_with() ->
     assert not history.open_branches
     assert not fold(events[:-1]).labels.brought("spiffe://a/clerk", CLERKS, START)
     assert fold(events[:-1]).open_branches["b"].task == "t"
+    undelivered = event(EventType.BRANCH_CLOSED, 9, task="t", branch="b", code="undelivered")
+    assert not fold([*events[:-1], undelivered]).labels.brought("spiffe://a/clerk", CLERKS, START)
 
 
 def made(minutes: int, name: str = "a", *, lives: int = 60) -> Event:

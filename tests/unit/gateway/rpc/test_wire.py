@@ -11,7 +11,15 @@ from stepgrant.errors import ArgumentsInvalidError, Denial, DenialCode, Protocol
 from stepgrant.v1 import agent_pb2, types_pb2
 from stepgrant.v1.types_pb2 import ArgumentConstraint, Envelope, EnvelopeTool
 from stepgrant_gateway.core.delegation import AnyValue, AtMost, Exact, OneOf, Prefix, SubsetOf
-from stepgrant_gateway.rpc.wire import declare_of, denied, envelope_of, granted, report_of
+from stepgrant_gateway.rpc.wire import (
+    declare_of,
+    denied,
+    envelope_of,
+    granted,
+    hand_off_of,
+    hand_off_ticket_of,
+    report_of,
+)
 from tests.kit.face import GRANT, STEP
 from tests.kit.face import granted as a_grant
 
@@ -89,6 +97,45 @@ def test_an_envelope_that_the_protocol_does_not_allow_is_refused(envelope):
 def test_json_in_an_envelope_is_strict_too(text):
     with pytest.raises(ArgumentsInvalidError):
         envelope_of(enveloped(ArgumentConstraint(argument="a", exact_json=text)))
+
+
+def handing(**changes) -> agent_pb2.HandOff:
+    envelope = enveloped(ArgumentConstraint(argument="order_id", exact_json='"ord_1"'))
+    fields = {"step_id": STEP, "workload": "spiffe://acme.org/agent/payments", "envelope": envelope, "purpose": "check"}
+    return agent_pb2.HandOff(**(fields | changes))
+
+
+def test_a_hand_off_is_read_whole():
+    step = hand_off_of(handing())
+
+    assert (step.step_id, step.workload, step.purpose) == (STEP, "spiffe://acme.org/agent/payments", "check")
+    assert step.envelope.tools == {"orders.get": {"order_id": Exact("ord_1")}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"step_id": STEP.lower()}, "HandOff.step_id"),
+        ({"workload": ""}, "HandOff.workload"),
+        ({"workload": "spiffe://acme.org/a//b"}, "HandOff.workload"),
+        ({"envelope": None}, "Envelope.tools"),
+        ({"purpose": "x" * 1025}, "HandOff.purpose"),
+    ],
+)
+def test_id_16_a_hand_off_that_says_not_what_or_not_to_whom_is_refused(changes, named):
+    with pytest.raises(ProtocolError, match=named):
+        hand_off_of(handing(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"hand_off": b"t" * 31}, {"resume_token": b"r" * 32}, {"assignment": b"a" * 32}, {"subject_token": "a.b.c"}],
+)
+def test_id_16_a_branch_is_opened_with_its_ticket_alone(changes):
+    assert hand_off_ticket_of(agent_pb2.Open()) == b""
+    assert hand_off_ticket_of(agent_pb2.Open(hand_off=b"t" * 32)) == b"t" * 32
+    with pytest.raises(ProtocolError, match="hand_off"):
+        hand_off_ticket_of(agent_pb2.Open(**{"hand_off": b"t" * 32, **changes}))
 
 
 def test_a_report_is_read_whole():
