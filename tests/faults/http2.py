@@ -23,8 +23,9 @@ INITIAL_WINDOW_SIZE: Final = 0x4
 REFUSED_STREAM: Final = 0x7
 PERFORM_TASK: Final = "/stepgrant.v1.AgentGateway/PerformTask"
 WITHIN: Final = 30.0
-SHUTDOWN_SECONDS: Final = 2.0
 """Seconds that a server may take to answer before it counts as hung."""
+SHUTDOWN_SECONDS: Final = 2.0
+"""How long TLS may take to send what it still has, once the server has closed."""
 
 
 class Frame(IntEnum):
@@ -131,7 +132,7 @@ async def http2(
 
     `answers` False: acknowledges neither settings nor pings.
     """
-    # asyncio says that TLS has ended only when all that was written is out, or this has passed (30 s by default).
+    # asyncio says that TLS has ended only when all that was written is out, or when this has passed, by default as long as WITHIN.
     shutdown = None if context is None else SHUTDOWN_SECONDS
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, ssl_shutdown_timeout=shutdown)
     connection = Http2(reader, writer, answers=answers)
