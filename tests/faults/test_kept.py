@@ -9,6 +9,7 @@ import pytest
 from stepgrant.errors import Denial
 from stepgrant.ids import ulid
 from stepgrant.selector import Selector
+from stepgrant_gateway.app.open_tasks import Step
 from stepgrant_gateway.core.boundary import Outcome, ReportStep
 from tests.kit.heart import ORDERS, Heart, heart
 from tests.kit.kept import kept
@@ -57,4 +58,4 @@ async def test_ds_09_what_the_application_keeps_does_not_grow_with_its_work() ->
         await work(built, 2 * ROUNDS)
 
         assert kept(roots, without) == first
-        assert first["stepgrant_gateway.app.state.Step"] > 0
+        assert first[f"{Step.__module__}.{Step.__qualname__}"] > 0
