@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+
+import pytest
 
 from stepgrant.errors import Denial
 from stepgrant.intent import from_python
@@ -12,7 +15,9 @@ from stepgrant_gateway.app.leasing import TaskLease
 from stepgrant_gateway.core.boundary import HandedOff, HandOffStep, OpenTask, Pushed, StepGranted
 from stepgrant_gateway.core.delegation import AnyValue, Constraint, Envelope, Exact
 from stepgrant_gateway.core.principal import Peer
-from tests.kit.heart import REFUND, SUPPORT, Heart
+from stepgrant_gateway.policy.load import load_policy
+from stepgrant_gateway.policy.sets import LoadedPolicySet
+from tests.kit.heart import REFUND, SUPPORT, Heart, heart
 
 TEAM = "spiffe://dev.stepgrant.test/agent"
 CLERK = f"{TEAM}/clerk"
@@ -66,6 +71,25 @@ def write_handed(into: Path, *, more: str = "") -> Path:
 def tools(**arguments: dict[str, Constraint]) -> Envelope:
     """An envelope, its tools written with two underscores for the dot."""
     return Envelope({name.replace("__", "."): constraints for name, constraints in arguments.items()})
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory, written once a module that has this fixture."""
+    return write_handed(tmp_path_factory.mktemp("handed"))
+
+
+@pytest.fixture(scope="module")
+def loaded(directory: Path) -> LoadedPolicySet:
+    """What was loaded of it: it is immutable."""
+    return load_policy(directory)
+
+
+@pytest.fixture
+async def built(directory: Path, loaded: LoadedPolicySet) -> AsyncIterator[Heart]:
+    """The application over it."""
+    async with heart(directory=directory, policy=loaded) as application:
+        yield application
 
 
 async def asked(

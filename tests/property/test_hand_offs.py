@@ -10,7 +10,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,9 +21,9 @@ from stepgrant_gateway.core.boundary import HandedOff, HandOffStep, Outcome, Rep
 from stepgrant_gateway.core.errors import NotFoundError, UnrecordedError
 from stepgrant_gateway.core.events import Event, EventType
 from stepgrant_gateway.core.history import History, fold
-from stepgrant_gateway.policy.load import load_policy
 from stepgrant_gateway.policy.sets import LoadedPolicySet
-from tests.kit.handed import CLERK, GET, MAIL, PACKER, READS, RUNNER, SEARCH, WHOLE, opened_by, write_handed
+from tests.kit import handed as fixtures
+from tests.kit.handed import CLERK, GET, MAIL, PACKER, READS, RUNNER, SEARCH, WHOLE, opened_by
 from tests.kit.heart import AGENT, OPERATOR, Heart, heart
 from tests.kit.loop import settled
 from tests.kit.stepped_store import SteppedStore
@@ -279,10 +278,7 @@ async def play(policy: LoadedPolicySet, schedule: Sequence[tuple[str, int, int]]
         agree(scene, await built.recorded())
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> LoadedPolicySet:
-    return load_policy(write_handed(tmp_path_factory.mktemp("handed")))
-
+directory, policy = fixtures.directory, fixtures.loaded
 
 schedules = st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=24)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from stepgrant_gateway.core.events import EventType
 from stepgrant_gateway.core.grants import TTL_CAP
 from stepgrant_gateway.core.history import fold
 from stepgrant_gateway.storage.memory import MemoryLedger
+from tests.kit import handed as fixtures
 from tests.kit.assigned import code_of
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.handed import (
@@ -38,16 +38,7 @@ from tests.kit.handed import (
 )
 from tests.kit.heart import AGENT, OPERATOR, REFUND, Heart, heart
 
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_handed(tmp_path_factory.mktemp("handed"))
-
-
-@pytest.fixture
-async def built(directory: Path) -> AsyncIterator[Heart]:
-    async with heart(directory=directory) as built:
-        yield built
+directory, loaded, built = fixtures.directory, fixtures.loaded, fixtures.built
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from stepgrant_gateway.app.open_tasks import MAX_LIVE_STEPS, MAX_STEP_DEPTH
 from stepgrant_gateway.core.boundary import HandedOff, Outcome, ReportStep, StepGranted
 from stepgrant_gateway.core.delegation import AnyValue, Exact
 from stepgrant_gateway.core.events import EventType
+from tests.kit import handed as fixtures
 from tests.kit.assigned import code_of
 from tests.kit.faulty_store import FaultyStore
 from tests.kit.handed import (
@@ -43,16 +43,7 @@ from tests.kit.handed import (
 from tests.kit.heart import AGENT, Heart, heart
 from tests.kit.tokens import payload_of
 
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_handed(tmp_path_factory.mktemp("handed"))
-
-
-@pytest.fixture
-async def built(directory: Path) -> AsyncIterator[Heart]:
-    async with heart(directory=directory) as built:
-        yield built
+directory, loaded, built = fixtures.directory, fixtures.loaded, fixtures.built
 
 
 async def test_a_branch_works_for_the_same_task_in_its_own_name(built: Heart) -> None:
