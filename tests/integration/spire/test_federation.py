@@ -24,6 +24,7 @@ from tests.integration.spire.processes import PATIENCE
 from tests.integration.spire.site import (
     GATEWAY,
     LOCKED,
+    MAIL,
     ORDERS,
     SUPPORT,
     TRUST_DOMAIN,
@@ -165,7 +166,8 @@ async def test_our_gateway_fetches_bundles_from_a_spire_servers_endpoint_itself(
         with (site.folder / "gateway.toml").open("a") as config:
             config.write(FEDERATION.format(url=endpoint(partner)))
         gateway = await site.serve()
-        agent = await site.begin(THEIRS, "-m", "tests.integration.spire.programs.bearer", node=node)
+        program = ("-m", "tests.integration.spire.programs.bearer", MAIL, await site.mail())
+        agent = await site.begin(THEIRS, *program, node=node)
         await goes_on(agent)
         retiring = (await partner.ask("localauthority", "x509", "show"))["active"]["authority_id"]
         coming = (await partner.ask("localauthority", "x509", "prepare"))["prepared_authority"]["authority_id"]
