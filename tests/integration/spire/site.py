@@ -226,7 +226,7 @@ def distinct(said: list[dict[str, Any]], key: str) -> list[Any]:
     return list(dict.fromkeys(one[key] for one in said if key in one))
 
 
-async def goes_on(agent: Program, steps: int = 20) -> None:
+async def goes_on(agent: Program, steps: int = 20, within: float = PATIENCE) -> None:
     """Returns when so many more steps were done; a step that is refused ends the agent."""
     begun = len(agent.said)
-    await agent.until(lambda said: sum("step" in one for one in said[begun:]) >= steps)
+    await agent.until(lambda said: sum("step" in one for one in said[begun:]) >= steps, within)
