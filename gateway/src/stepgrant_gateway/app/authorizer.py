@@ -145,7 +145,7 @@ def place(task: Task, step: Step, call: Call) -> Refused | None:
     In a branch, a step that names no parent belongs to the one that was handed on.
     """
     declared = step.declared
-    if sum([len(held.live) for held in task.family()]) >= MAX_LIVE_STEPS:
+    if task.count_live() >= MAX_LIVE_STEPS:
         return limit(f"a task has at most {MAX_LIVE_STEPS} live steps.", "report one first.")
     parent = None if task.origin is None else task.origin.step
     if declared.parent_step_id is not None:

@@ -236,6 +236,10 @@ class Task:
         """The task itself, and all branches of it that are open."""
         return (self.root, *self.shared.branches.values())
 
+    def count_live(self) -> int:
+        """Steps that live in the task itself and in all branches of it."""
+        return sum([len(held.live) for held in self.family()])
+
     def lineage(self) -> Iterator[Origin]:
         """Its own origin, its giver's, and so on."""
         origin = self.origin

@@ -231,9 +231,9 @@ class Operating:
         ended = 0
         async for task, step in self._endings.live_steps():
             if falls_under(lock, task, tool=step.declared.tool, target=step.target):
-                before = len(task.live)
+                before = task.count_live()
                 self._endings.lock_out(task, step, lock)
-                ended += before - len(task.live)
+                ended += before - task.count_live()
         if lock.selector.subject is not None:
             # The subject, not the workload, is out: its tasks do not wait for better days.
             for task in [

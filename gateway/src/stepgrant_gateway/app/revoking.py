@@ -250,7 +250,7 @@ class Endings:
         assigned = [task for task in self._state.tasks.values() if task.shared.assignment is not None]
         for number, task in enumerate(assigned, 1):
             if task.open and locks_dispatcher(lock, task):
-                ended += len(task.live)
+                ended += task.count_live()
                 reason, by = lock_refusal(lock).reason, lock.issued_by
                 self.end_task(task, StepInput.REVOKE, code=DISPATCHER_LOCKED, reason=reason, by=by)
             if number % AT_ONCE == 0:
@@ -262,9 +262,9 @@ class Endings:
         step.held.held_against = self._state.policy.digest
         if refused is None:
             return 0
-        before = len(task.live)
+        before = task.count_live()
         self.end_step(task, step, StepInput.REVOKE, code=cause, reason=refused.reason, by=by)
-        return before - len(task.live)
+        return before - task.count_live()
 
     def _refused_now(self, task: Task, step: Step) -> Refused | None:
         try:

@@ -152,7 +152,8 @@ async def test_id_16_a_lock_on_any_workload_of_the_chain_ends_the_steps_of_a_bra
     lease = await built.open()
     clerk = await branch(built, await handed(built, lease))
     step = await built.granted(clerk, "orders.get", GET)
-    await built.operating.set_lock(Selector(workload=locked), "stop", OPERATOR)
+    lock = await built.operating.set_lock(Selector(workload=locked), "stop", OPERATOR)
+    assert lock.ended_steps == (1 if locked == CLERK else 2), "those of a branch that ends along count"
     assert not built.state.grants[step.grant_id].live
     own = built.state.tasks[lease.opened.task_id].live
     assert bool(own) is (locked == CLERK), "who handed on does not fall under a lock on who received"
